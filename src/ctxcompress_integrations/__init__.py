@@ -1,0 +1,51 @@
+"""Context compression for RAG: prune retrieved passages to what the question needs, inside LangChain and LlamaIndex.
+
+Public names load on first use; importing the package loads neither torch nor a host framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.compressor import TextCompressor, load_compressor
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+    from ctxcompress_integrations.pipeline import Answer, Pipeline
+    from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
+
+__version__ = "0.1.0"
+_HOMES = {
+    "Answer": "pipeline",
+    "CompressedIndex": "index.compressed_index",
+    "CompressedPassage": "records",
+    "CompressionResult": "records",
+    "Passage": "records",
+    "Pipeline": "pipeline",
+    "Relevance": "records",
+    "Span": "records",
+    "TextCompressor": "compressor",
+    "load_compressor": "compressor",
+}
+__all__ = [
+    "Answer",
+    "CompressedIndex",
+    "CompressedPassage",
+    "CompressionResult",
+    "Passage",
+    "Pipeline",
+    "Relevance",
+    "Span",
+    "TextCompressor",
+    "load_compressor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,291 @@
+"""TextCompressor = scorer + selection: passages and a query in, what the question needs out.
+
+This floor knows no host framework, no index and no reader; it never changes what it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, Unpack
+
+from ctxcompress_integrations._batching import MicroBatcher
+from ctxcompress_integrations.options import CompressionOptions, OptionArguments, Unit
+from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
+from ctxcompress_integrations.scorers import scorer_class
+from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest
+from ctxcompress_integrations.text.budget import Meter, TokenCounter, as_counter
+from ctxcompress_integrations.text.relevance import word_rows
+from ctxcompress_integrations.text.segment import segment
+from ctxcompress_integrations.text.select import Mask, ScoredWords, select_above, select_within
+from ctxcompress_integrations.text.spans import join_spans, spans_of
+
+Passages: TypeAlias = Sequence[Passage | str]
+_CacheKey: TypeAlias = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    passages: tuple[Passage, ...]
+    query: str
+    options: CompressionOptions
+    counter: TokenCounter
+
+
+class TextCompressor:
+    """Prune passages to what a query needs, under one budget.
+
+    Args:
+        scorer: what says how relevant each token is.
+        cache_size: requests whose scores are remembered, so that another budget costs no forward.
+        max_batch: requests that :meth:`acompress` may join into one batch.
+        options: defaults for every option of :meth:`compress`.
+
+    Raises:
+        ValueError: for a default that no request could use.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        *,
+        cache_size: int = 64,
+        max_batch: int = 32,
+        **options: Unpack[OptionArguments],
+    ) -> None:
+        if cache_size < 0:
+            raise ValueError(f"cache_size must be >= 0, got {cache_size!r}")
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be >= 1, got {max_batch!r}")
+        self.scorer = scorer
+        self.options = CompressionOptions().updated(options)
+        count_tokens = options.get("count_tokens")
+        self._count_tokens: TokenCounter = scorer.count_tokens if count_tokens is None else as_counter(count_tokens)
+        self._cache: OrderedDict[_CacheKey, list[Relevance]] = OrderedDict()
+        self._cache_size = cache_size
+        self._cache_lock = threading.Lock()
+        self._batcher = MicroBatcher(self._run, max_batch)
+
+    def compress(
+        self,
+        passages: Passages,
+        query: str,
+        *,
+        keep_ratio: float | None = None,
+        token_budget: int | None = None,
+        threshold: float | None = None,
+        unit: Unit | None = None,
+        protect: str | Sequence[str] | None = None,
+        joiner: str | None = None,
+        sigma: float | None = None,
+        count_tokens: Any = None,
+    ) -> CompressionResult:
+        """Compress one request.
+
+        Args:
+            passages: :class:`Passage` objects, or strings that get the ids "0", "1", ...
+            query: the question, in any language.
+            keep_ratio: target of kept tokens / input tokens over the whole request, in (0, 1]; only the first unit
+                may exceed it. Exactly one of ``keep_ratio``, ``token_budget`` and ``threshold``; a limit given here
+                replaces the one given at construction.
+            token_budget: tokens of the output, never exceeded.
+            threshold: keep every unit whose score reaches it; may keep nothing.
+            unit: "sentence", "phrase" (single words) or "dynamic" (sentences, and a window in the first that no longer
+                fits).
+            protect: "numbers", "dates", "urls", "code" or regular expressions: their matches are kept first.
+            joiner: what stands for a removed gap; None for one space where the original had white space.
+            sigma: Gaussian smoothing over words; None for what the scorer's paper says.
+            count_tokens: the reader's tokenizer or a function ``str -> int``; the scorer's own tokenizer when None.
+
+        Raises:
+            ValueError: blank query, two limits or none, a limit out of range, duplicate ids, text that is no ``str``.
+        """
+        options: OptionArguments = {
+            "keep_ratio": keep_ratio,
+            "token_budget": token_budget,
+            "threshold": threshold,
+            "unit": unit,
+            "protect": protect,
+            "joiner": joiner,
+            "sigma": sigma,
+            "count_tokens": count_tokens,
+        }
+        return self._run([self._request(passages, query, options)])[0]
+
+    def compress_many(
+        self,
+        requests: Iterable[tuple[Passages, str]],
+        **options: Unpack[OptionArguments],
+    ) -> list[CompressionResult]:
+        """Compress ``(passages, query)`` requests, scored together in one batch; options as in :meth:`compress`."""
+        return self._run([self._request(passages, query, options) for passages, query in requests])
+
+    async def acompress(
+        self,
+        passages: Passages,
+        query: str,
+        **options: Unpack[OptionArguments],
+    ) -> CompressionResult:
+        """:meth:`compress` off the event loop: requests that wait at the same time travel in one batch, one forward
+        runs at a time, and a cancelled request is dropped before it costs anything."""
+        return await asyncio.wrap_future(self._batcher.submit(self._request(passages, query, options)))
+
+    def _request(self, passages: Passages, query: str, given: OptionArguments) -> _Request:
+        options = self.options.updated(given)
+        count_tokens = given.get("count_tokens")
+        if not isinstance(query, str) or not query.strip():
+            raise ValueError(f"the query must be a string that is not blank, got {query!r}")
+        options.require_limit()
+        counter = self._count_tokens if count_tokens is None else as_counter(count_tokens)
+        return _Request(as_passages(passages), query, options, counter)
+
+    def _run(self, requests: Sequence[_Request]) -> list[CompressionResult]:
+        started = time.perf_counter()
+        meters = [Meter(request.counter) for request in requests]
+        budgets = [_budget(r, meter) for r, meter in zip(requests, meters, strict=True)]
+        pending = [i for i, (n_tokens, budget) in enumerate(budgets) if budget is None or n_tokens > budget]
+        scored, cached = self._scores([requests[i] for i in pending])
+        shared = (time.perf_counter() - started) / max(1, len(requests))
+        found = dict(zip(pending, zip(scored, cached, strict=True), strict=True))
+        results = []
+        for i, (request, meter) in enumerate(zip(requests, meters, strict=True)):
+            begun = time.perf_counter()
+            relevances, is_cached = found.get(i, (None, False))
+            passages = [_untouched(p) for p in request.passages]
+            if relevances is not None:
+                passages = _select(request, relevances, meter, budgets[i][1], self.scorer.sigma)
+            n_in = meter.joined([p.text for p in request.passages])
+            n_out = meter.joined([p.text for p in passages])
+            if n_out > n_in or any(len(p.text) > len(p.original) for p in passages):  # a joiner longer than its gap
+                passages, n_out = [_untouched(p) for p in request.passages], n_in
+            seconds = shared + time.perf_counter() - begun
+            results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
+        return results
+
+    def _scores(self, requests: Sequence[_Request]) -> tuple[list[list[Relevance]], list[bool]]:
+        """Relevances of each request, and whether they were at hand already."""
+        keys: list[_CacheKey] = [(r.query, tuple(p.text for p in r.passages)) for r in requests]
+        with self._cache_lock:
+            known = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        computed = self.scorer.score([ScoreRequest(texts, query) for query, texts in missing]) if missing else []
+        fresh = dict(zip(missing, computed, strict=True))
+        with self._cache_lock:
+            for key in keys:
+                self._cache[key] = known.get(key) or fresh[key]
+                self._cache.move_to_end(key)
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        return [known.get(key) or fresh[key] for key in keys], [key in known for key in keys]
+
+
+def load_compressor(
+    name: str = "mini",
+    *,
+    model: Any = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    layer: int | None = None,
+    weights: Any = None,
+    **options: Unpack[OptionArguments],
+) -> TextCompressor:
+    """A registered scorer, loaded, as a :class:`TextCompressor`.
+
+    Args:
+        name: "mini", "quito", "quito_x", "lexical" or a name that another package registered.
+        model: model name or folder; the scorer's default when None. For built objects construct the scorer:
+            ``TextCompressor(Quito(model, tokenizer))``.
+        device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
+        layer: the layer whose attention is read (``quito``, ``quito_x``); negative counts from the last.
+        weights: a trained head for ``mini``.
+        options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
+
+    Raises:
+        ValueError: unknown name, or an argument that this scorer does not take.
+        MissingExtraError, ModelLoadError: with the extra or the argument that cures it.
+    """
+    CompressionOptions().updated(options)  # complains before any model loads
+    scorer = scorer_class(name).load(model=model, device=device, dtype=dtype, layer=layer, weights=weights)
+    return TextCompressor(scorer, **options)
+
+
+def as_passages(passages: Passages) -> tuple[Passage, ...]:
+    """Checked passages; strings get their position as id.
+
+    Raises:
+        ValueError: a single string instead of a list, text or id that is no ``str``, an id twice.
+    """
+    if isinstance(passages, str | Passage) or not isinstance(passages, Iterable):
+        raise ValueError(f"passages must be a list of Passage or str, got {type(passages).__name__}: wrap it in a list")
+    found: list[Passage] = []
+    seen: set[str] = set()
+    for i, item in enumerate(passages):
+        passage = Passage(str(i), item) if isinstance(item, str) else item
+        if not isinstance(passage, Passage):
+            raise ValueError(f"passage {i} must be a Passage or a str, got {type(item).__name__}: {item!r:.80}")
+        if not isinstance(passage.text, str) or not isinstance(passage.id, str):
+            raise ValueError(f"id and text of passage {i} must be str, got {passage.id!r:.80} and {passage.text!r:.80}")
+        if passage.id in seen:
+            raise ValueError(f"the id {passage.id!r} occurs twice in one request; ids must be unique")
+        seen.add(passage.id)
+        found.append(passage)
+    return tuple(found)
+
+
+def _budget(request: _Request, meter: Meter) -> tuple[int, int | None]:
+    """Tokens of the request, and the tokens it may keep; None under a threshold."""
+    texts, options = [p.text for p in request.passages], request.options
+    if not any(texts):
+        return 0, 0
+    if options.keep_ratio is not None:
+        n_tokens = meter.joined(texts)
+        return n_tokens, int(options.keep_ratio * n_tokens + 1e-9)
+    return meter.total(texts), options.token_budget
+
+
+def _select(
+    request: _Request, relevances: Sequence[Relevance], meter: Meter, budget: int | None, sigma: float
+) -> list[CompressedPassage]:
+    options = request.options
+    candidates = []
+    for passage, relevance in zip(request.passages, relevances, strict=True):
+        words, first_words = segment(passage.text)
+        smoothing = sigma if options.sigma is None else options.sigma
+        rows = word_rows(relevance, relevance.rows, words, sigma=smoothing) * relevance.weight
+        scores = rows[0]
+        if relevance.evidence is not None:
+            scores = word_rows(relevance, relevance.scores[None], words, sigma=smoothing)[0] * relevance.weight
+        candidates.append(ScoredWords(passage.text, words, first_words, rows, scores))
+    if budget is None:
+        masks = select_above(candidates, options.threshold or 0.0, options.unit, options.patterns)
+    else:
+        masks = select_within(
+            candidates,
+            budget,
+            unit=options.unit,
+            protect=options.patterns,
+            meter=meter,
+            joiner=options.joiner,
+            is_hard=options.token_budget is not None,
+        )
+    return [
+        _kept(passage, mask, relevance, options.joiner)
+        for passage, mask, relevance in zip(request.passages, masks, relevances, strict=True)
+    ]
+
+
+def _kept(passage: Passage, mask: Mask, relevance: Relevance, joiner: str | None) -> CompressedPassage:
+    spans = spans_of(mask, segment(passage.text)[0])
+    text = join_spans(passage.text, spans, joiner)
+    return CompressedPassage(passage.id, text, spans, passage.score, passage.metadata, passage.text, relevance)
+
+
+def _untouched(passage: Passage | CompressedPassage) -> CompressedPassage:
+    text = passage.original if isinstance(passage, CompressedPassage) else passage.text
+    spans = (Span(0, len(text)),) if text else ()
+    return CompressedPassage(passage.id, text, spans, passage.score, passage.metadata, text)

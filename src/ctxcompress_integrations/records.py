@@ -1,0 +1,133 @@
+"""The value objects that travel the road index -> retrieve -> score -> select -> assemble -> read.
+
+Nothing here knows a model, a host framework or a file. Array shapes use the glossary of ``docs/shapes.md``:
+``q`` query tokens, ``n`` context tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PASSAGE_SEPARATOR = "\n\n"
+
+
+class Span(NamedTuple):
+    """Character offsets ``[start, end)`` into the original text of one passage."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrieved piece of text.
+
+    Attributes:
+        id: the caller's identifier, unique within one request and within one index.
+        text: the text exactly as the caller stores it.
+        score: similarity given by the retriever, larger is better; None when there was no retriever.
+        metadata: JSON-like values that come back unchanged.
+    """
+
+    id: str
+    text: str
+    score: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relevance:
+    """What a scorer says about one passage under one query.
+
+    Attributes:
+        offsets: int64 ``[n, 2]``, characters of each context token in the passage; ascending, may overlap
+            (byte-level tokens that share one character).
+        scores: float32 ``[n]``, relevance of each token: what phrases are chosen by and what the heat map shows.
+        evidence: float32 ``[q, n]`` or None: what each query token found in each context token. A sentence is worth
+            the sum over query tokens of its best match; None means one row equal to ``scores`` (QUITO's single
+            trigger token), for which the same rule is QUITO's maximum over the sentence.
+        weight: factor that makes this passage's scores comparable with those of the other passages of the request.
+    """
+
+    offsets: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    evidence: NDArray[np.float32] | None = None
+    weight: float = 1.0
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """float32 ``[q, n]``: ``evidence``, or ``scores`` as its single row."""
+        return self.scores[None, :] if self.evidence is None else self.evidence
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedPassage:
+    """What is left of one passage.
+
+    Attributes:
+        id, score, metadata: those of the passage that went in.
+        text: the slices ``original[start:end]`` of ``spans`` in document order; a removed gap leaves one space where
+            the original had white space, or the joiner asked for.
+        spans: character offsets of what was kept; empty when nothing was.
+        original: the text that went in.
+        relevance: the scorer's opinion, for the heat map; None when the compressor had nothing to decide.
+    """
+
+    id: str
+    text: str
+    spans: tuple[Span, ...]
+    score: float | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    original: str = field(default="", repr=False)
+    relevance: Relevance | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing of the passage was kept."""
+        return not self.text
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """The passages of one request after compression: one per input passage, same order, same ids.
+
+    Attributes:
+        n_tokens_in: tokens of the original passages joined by a blank line.
+        n_tokens_out: tokens of ``text``; both counted with the same counter.
+        seconds: wall-clock time of this request, scoring included.
+        from_cache: True when no model ran because the scores of this request were still at hand.
+    """
+
+    query: str
+    passages: list[CompressedPassage]
+    n_tokens_in: int
+    n_tokens_out: int
+    seconds: float = 0.0
+    from_cache: bool = False
+
+    @cached_property
+    def text(self) -> str:
+        """What was kept of all passages, joined by a blank line; passages that kept nothing are left out."""
+        return join_passages(p.text for p in self.passages)
+
+    @property
+    def keep_ratio(self) -> float:
+        """Kept tokens / input tokens; 1.0 for an empty request."""
+        return self.n_tokens_out / self.n_tokens_in if self.n_tokens_in else 1.0
+
+    def _repr_html_(self) -> str:
+        from ctxcompress_integrations._heatmap import result_html
+
+        return result_html(self)
+
+
+def join_passages(texts: Iterable[str]) -> str:
+    """Join passage texts the way a reader sees them: a blank line between, empty ones left out."""
+    return PASSAGE_SEPARATOR.join(text for text in texts if text)

@@ -1,0 +1,109 @@
+"""QUITO: how much a decoder LM's trigger token attends to each context token (arXiv:2408.00274).
+
+Prompt: one user turn, the passage and then the query. Trigger: the last prompt token. Score of a context token: its
+attention weight in the chosen layer, mean over heads. Differences from the authors' code, which is not used here: only
+the trigger's row is computed, the passage is found through the template, long passages are read in windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctxcompress_integrations.errors import UnsupportedModelError
+from ctxcompress_integrations.hf.attention import trigger_rows
+from ctxcompress_integrations.hf.load import context_length, load_decoder
+from ctxcompress_integrations.hf.prompt import PromptTemplate
+from ctxcompress_integrations.records import Relevance
+from ctxcompress_integrations.scorers.base import PairScorer, Window, refuse
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+
+
+class Quito(PairScorer):
+    """Attention of the last prompt token over the passage.
+
+    Args:
+        model: a decoder LM (Llama, Qwen, Mistral, GPT-2, Phi ...); used under ``no_grad``, never changed.
+        tokenizer: its fast tokenizer.
+        layer: whose attention is read; negative counts from the last. The paper takes the last.
+        template: None for the chat template (or the bare text when there is none), "plain", or a text with
+            ``{passage}`` and ``{query}``.
+        max_tokens: longest prompt; None for what the model was trained on.
+
+    Raises:
+        UnsupportedModelError: slow tokenizer, or a layer that does not exist.
+        PromptTemplateError: the passage cannot be found in what the template makes.
+    """
+
+    name: ClassVar[str] = "quito"
+    sigma = 1.0
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        layer: int = -1,
+        template: str | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not tokenizer.is_fast:
+            raise UnsupportedModelError(
+                f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
+            )
+        self.model, self.tokenizer, self.layer = model, tokenizer, layer
+        self.template = PromptTemplate.of(tokenizer, template)
+        self.max_tokens = context_length(model) if max_tokens is None else max_tokens
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be >= 1, got {max_tokens!r}")
+        trained_on = model.get_input_embeddings().weight
+        self.batch_tokens = 32768 if trained_on.is_cuda else 2048
+
+    @classmethod
+    def load(
+        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+    ) -> Self:
+        refuse(cls.name, weights=weights)
+        return cls(*load_decoder(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer)
+
+    def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
+        prompts = [self.template.render(window.text, window.query) for window in windows]
+        encoded = self.tokenizer(
+            [prompt.text for prompt in prompts],
+            add_special_tokens=self.template.adds_special_tokens,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        rows = trigger_rows(self.model, encoded["input_ids"], [self.layer])[self.layer]
+        attention = rows.mean(dim=1).cpu().numpy()  # [b, n]
+        results = []
+        for prompt, ids, offsets, row in zip(
+            prompts, encoded["input_ids"], encoded["offset_mapping"], attention, strict=True
+        ):
+            spans = np.asarray(offsets, dtype=np.int64)
+            inside = (spans[:, 0] < prompt.end) & (spans[:, 1] > prompt.start) & (spans[:, 1] > spans[:, 0])
+            clipped = spans[inside].clip(prompt.start, prompt.end) - prompt.start
+            # weights sum to 1 over the prompt: times its length they compare across passages of different lengths
+            results.append(Relevance(clipped, row[: len(ids)][inside], weight=float(len(ids))))
+        return results
+
+    def _token_offsets(self, text: str) -> NDArray[np.int64]:
+        harmless = self.template.render(text, "").text[len(self.template.prefix) :][: len(text)]
+        encoded = self.tokenizer(harmless, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+    def _window_tokens(self, query: str) -> int:
+        frame = self.tokenizer(self.template.render("", query).text, add_special_tokens=True, verbose=False)["input_ids"]
+        room = self.max_tokens - len(frame) - 8  # tokens that form where the passage meets its frame
+        if room < 16:
+            raise ValueError(
+                f"the query takes {len(frame)} of the model's {self.max_tokens} tokens and leaves no room for a passage: "
+                "shorten the query or take a model with a longer window"
+            )
+        return room

@@ -1,0 +1,71 @@
+"""Counting tokens exactly: what a reader will see is what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ctxcompress_integrations.records import PASSAGE_SEPARATOR, join_passages
+
+TokenCounter = Callable[[str], int]
+MEMO_LENGTH = 200
+"""Strings up to this many characters have their counts remembered: words and sentences repeat, passages do not."""
+
+
+def as_counter(tokenizer: Any) -> TokenCounter:
+    """A function from text to its number of tokens, without special tokens.
+
+    Args:
+        tokenizer: a callable ``str -> int``, a Hugging Face tokenizer, a ``tokenizers.Tokenizer`` or a tiktoken
+            encoding.
+
+    Raises:
+        ValueError: when it is none of these.
+    """
+    if hasattr(tokenizer, "encode_ordinary"):  # tiktoken
+        return lambda text: len(tokenizer.encode_ordinary(text))
+    if hasattr(tokenizer, "convert_tokens_to_ids"):  # transformers
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    if hasattr(tokenizer, "encode_batch"):  # tokenizers
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    if not callable(tokenizer):
+        raise ValueError(f"count_tokens must be a function from str to int or a tokenizer, got {tokenizer!r}")
+    counter: TokenCounter = tokenizer
+    return counter
+
+
+class Meter:
+    """Counts tokens for one request and remembers short strings.
+
+    The total of a set of passages is the larger of two readings: all of them joined by a blank line (one prompt) and
+    the sum of each counted alone (documents that a host formats itself); a budget holds under both.
+    """
+
+    def __init__(self, count: TokenCounter) -> None:
+        self._count = count
+        self._memo: dict[str, int] = {}
+
+    def count(self, text: str) -> int:
+        """Tokens of ``text``; ``ValueError`` when the counter returns something that is not a count."""
+        known = self._memo.get(text)
+        if known is not None:
+            return known
+        n = self._count(text) if text else 0
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"count_tokens must return a number of tokens, got {n!r} for {text[:40]!r}")
+        if len(text) <= MEMO_LENGTH:
+            self._memo[text] = n
+        return n
+
+    def joined(self, texts: Sequence[str]) -> int:
+        """Tokens of the texts as one prompt."""
+        return self.count(join_passages(texts))
+
+    def total(self, texts: Sequence[str]) -> int:
+        """The larger of :meth:`joined` and the sum over the texts."""
+        return max(self.joined(texts), sum(map(self.count, texts)))
+
+    @property
+    def separator(self) -> int:
+        """Tokens of the blank line between two passages."""
+        return self.count(PASSAGE_SEPARATOR)
