@@ -49,11 +49,11 @@ class MicroBatcher(Generic[Request, Result]):
             return
         try:
             results = self._run([request for request, _ in batch])
-        except Exception:  # one bad request must not take its neighbours down: each is tried alone
+        except Exception:  # noqa: BLE001 - one bad request must not take its neighbours down: each is tried alone
             for request, future in batch:
                 try:
                     future.set_result(self._run([request])[0])
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - it is the caller's, through the future
                     future.set_exception(error)
         else:
             for (_, future), result in zip(batch, results, strict=True):

@@ -131,7 +131,8 @@ class TextCompressor:
         **options: Unpack[OptionArguments],
     ) -> CompressionResult:
         """:meth:`compress` off the event loop: requests that wait at the same time travel in one batch, one forward
-        runs at a time, and a cancelled request is dropped before it costs anything."""
+        runs at a time, and a cancelled request is dropped before it costs anything.
+        """
         return await asyncio.wrap_future(self._batcher.submit(self._request(passages, query, options)))
 
     def _request(self, passages: Passages, query: str, given: OptionArguments) -> _Request:

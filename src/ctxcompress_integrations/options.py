@@ -74,10 +74,12 @@ class CompressionOptions:
         """
         unknown = set(given) - set(OptionArguments.__annotations__)
         if unknown:
-            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(OptionArguments.__annotations__)}")
+            raise TypeError(
+                f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(OptionArguments.__annotations__)}"
+            )
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None and k != "count_tokens"}
         if any(limit in changes for limit in LIMITS):
-            changes = {limit: None for limit in LIMITS} | changes
+            changes = dict.fromkeys(LIMITS) | changes
         return replace(self, **changes)
 
     def require_limit(self) -> None:

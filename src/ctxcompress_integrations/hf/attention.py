@@ -2,8 +2,8 @@
 
 transformers computes attention through functions that are looked up by name at every call. Inside :func:`_swapped` the
 name points to a function of ours, which computes what the model would have computed (SDPA, flash, eager) and, in the
-wanted layers, the one row that is asked for. After the last wanted layer the forward is cut short: that layer's MLP, the
-layers above and the LM head never run.
+wanted layers, the one row that is asked for. After the last wanted layer the forward is cut short: that layer's MLP,
+the layers above and the LM head never run.
 
 On a GPU batches are padded on the right and get no attention mask: under causal attention real tokens cannot see what
 follows them, so every kernel keeps its fast path and no ``[n, n]`` mask is made. On a CPU only sequences of one length
@@ -36,7 +36,7 @@ _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
 
-class _Done(Exception):
+class _Done(Exception):  # noqa: N818 - a signal, no error
     """Every wanted row is there."""
 
 
@@ -74,7 +74,7 @@ def trigger_rows(
     for layer, index in wanted.items():
         if not 0 <= index < n_layers:
             raise UnsupportedModelError(f"{type(model).__name__} has {n_layers} layers, there is no layer {layer}")
-    device = torch.device(model.get_input_embeddings().weight.device)
+    device = next(model.parameters()).device
     groups: dict[int, list[int]] = defaultdict(list)
     for i, sequence in enumerate(sequences):
         groups[0 if pads or (pads is None and device.type != "cpu") else len(sequence)].append(i)
@@ -103,7 +103,9 @@ def _forward(
     return _sliced(model, input_ids, at, layers) if rows is None else rows
 
 
-def _captured(model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: frozenset[int]) -> dict[int, Tensor] | None:
+def _captured(
+    model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: frozenset[int]
+) -> dict[int, Tensor] | None:
     """The fast path; None when the model does not route its attention through transformers' interface."""
     if not model._can_set_attn_implementation():
         return None
@@ -222,4 +224,4 @@ def _take_row(
 
 def _eager(module: nn.Module) -> Any:
     """The plain attention function of the module's own modeling file, where transformers keeps it."""
-    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    return sys.modules[type(module).__module__].eager_attention_forward

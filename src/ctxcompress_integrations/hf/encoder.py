@@ -117,4 +117,5 @@ class SentenceEmbedder:
     def embed_query(self, text: str) -> Floats:
         """Vector float32 ``[d]``, with the model's own query prompt when it has one."""
         encode = getattr(self.model, "encode_query", self.model.encode)
-        return np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)[0]
+        vectors: Floats = np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
+        return vectors[0]

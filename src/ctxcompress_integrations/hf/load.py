@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def load_encoder(name: str = MINI, *, device: str = "auto", dtype: str = "auto")
 
 def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> Any:
     """What turns texts into vectors: "mini" through the encoder that scoring uses too, any other name through
-    sentence-transformers."""
+    sentence-transformers.
+    """
     if name == MINI:
         from ctxcompress_integrations.hf.encoder import TextEncoder
 
@@ -113,6 +115,14 @@ def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto"
     return SentenceEmbedder(model, name=name)
 
 
+def random_decoder(architecture: str, config: Mapping[str, Any], *, seed: int) -> Any:
+    """A decoder LM of a Hugging Face model type ("qwen2", "llama" ...) with random weights, to measure and test."""
+    torch, transformers = require("torch", extra="torch"), require("transformers", extra="torch")
+    torch.manual_seed(seed)
+    made = transformers.AutoConfig.for_model(architecture, **config)
+    return transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
+
+
 def mini_folder() -> Path | None:
     """Folder of all-MiniLM-L6-v2 inside the offline package; None when that is not installed."""
     spec = find_spec(MINI_PACKAGE)
@@ -123,7 +133,7 @@ def mini_folder() -> Path | None:
 
 def check_mini(folder: Path) -> None:
     """``ModelLoadError`` unless the weights are the publisher's, bit for bit."""
-    with open(folder / "model.safetensors", "rb") as file:
+    with (folder / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != MINI_SHA256:
         raise ModelLoadError(
@@ -159,7 +169,8 @@ def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -
 
 def _is_at_hand(name: str, revision: str | None) -> bool:
     """True for a folder or a cached model, which load without a network; a hub that cannot be reached fails here, once,
-    and not once per file with pauses between."""
+    and not once per file with pauses between.
+    """
     hub = require("huggingface_hub", extra="torch")
     if Path(name).is_dir() or isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
         return True

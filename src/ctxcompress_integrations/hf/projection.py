@@ -45,7 +45,7 @@ class ProjectionHead:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+                metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError) as error:
             raise WeightsMismatchError(f"{path} is no readable safetensors file ({error}); train it again") from error
         if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
@@ -53,10 +53,9 @@ class ProjectionHead:
                 f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
                 f"{FORMAT!r} version {VERSION!r}"
             )
-        if metadata.get("base") != base:
-            raise WeightsMismatchError(
-                f"{path} was trained on {metadata.get('base')!r}, not on {base!r}: load it with model={metadata.get('base')!r}"
-            )
+        trained_on = metadata.get("base")
+        if trained_on != base:
+            raise WeightsMismatchError(f"{path} was trained on {trained_on!r}, not {base!r}: pass model={trained_on!r}")
         query, passage = tensors.get("query"), tensors.get("passage")
         if query is None or passage is None or query.dim() != 2 or query.shape != passage.shape:
             raise WeightsMismatchError(f"{path} needs 'query' and 'passage' of one shape [p, d], has {sorted(tensors)}")

@@ -71,7 +71,8 @@ class PromptTemplate:
 
     def render(self, passage: str, query: str) -> Prompt:
         """The prompt for one passage; literal special tokens in it lose their first character to a look-alike, so that
-        offsets stay and no document can open a turn of its own."""
+        offsets stay and no document can open a turn of its own.
+        """
         passage, query = self._harmless(passage), self._harmless(query)
         start = len(self.prefix)
         text = f"{self.prefix}{passage}{self.middle}{query}{self.suffix}"
@@ -90,7 +91,7 @@ def _render(tokenizer: Any) -> str:
             rendered: str = tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # noqa: BLE001 - templates raise what they like
             errors.append(str(error))
             continue
         if _PLACEHOLDER in rendered:

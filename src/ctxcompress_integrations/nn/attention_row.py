@@ -1,7 +1,7 @@
 """One row of an attention map, computed without the other n - 1.
 
-QUITO (arXiv:2408.00274) reads how much a single trigger token attends to each context token. The whole map of a layer is
-``[b, h, n, n]``; the row is ``[b, h, n]``.
+QUITO (arXiv:2408.00274) reads how much a single trigger token attends to each context token. The whole map of a layer
+is ``[b, h, n, n]``; the row is ``[b, h, n]``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -39,7 +40,13 @@ class Scorer(ABC):
     @classmethod
     @abstractmethod
     def load(
-        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+        cls,
+        *,
+        model: Any = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        layer: int | None = None,
+        weights: Any = None,
     ) -> Self:
         """Make a scorer from names; the only method of a scorer that may load a model or reach a network.
 
@@ -144,10 +151,7 @@ class PairScorer(Scorer):
         starts = [0 if i == 0 else int(offsets[first, 0]) for i, first in enumerate(firsts)]
         ends = [int(offsets[first + room - 1, 1]) for first in firsts[:-1]] + [len(text)]
         # a token in an overlap is answered for by the window in which it stands farther from the edge
-        seams = [
-            int(offsets[(first + room + following) // 2, 0])
-            for first, following in zip(firsts[:-1], firsts[1:], strict=True)
-        ]
+        seams = [int(offsets[(first + room + following) // 2, 0]) for first, following in pairwise(firsts)]
         return [_Cut(*cut) for cut in zip(starts, ends, [0, *seams], [*seams, len(text)], strict=True)]
 
 

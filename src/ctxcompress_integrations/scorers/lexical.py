@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest, refuse
@@ -44,7 +45,13 @@ class Lexical(Scorer):
 
     @classmethod
     def load(
-        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+        cls,
+        *,
+        model: Any = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        layer: int | None = None,
+        weights: Any = None,
     ) -> Self:
         refuse(cls.name, model=model, layer=layer, weights=weights)
         return cls()
@@ -56,43 +63,58 @@ class Lexical(Scorer):
         return len(segment(text)[0])
 
     def _score_request(self, request: ScoreRequest) -> list[Relevance]:
-        query_terms = list(dict.fromkeys(term for term, _, _ in _terms(request.query)))
-        row_of = {term: row for row, term in enumerate(query_terms)}
-        matched = [[(row_of.get(term), start, end) for term, start, end in _terms(text)] for text in request.texts]
-        seen_in: Counter[int] = Counter()
-        lengths: list[list[int]] = []
-        homes: list[list[int]] = []  # sentence of each term
-        for text, terms in zip(request.texts, matched, strict=True):
-            words, first_words = segment(text)
-            starts = words[first_words, 0] if len(first_words) else np.empty(0, dtype=np.int64)
-            home = (np.searchsorted(starts, [start for _, start, _ in terms], side="right") - 1).clip(0).tolist()
-            homes.append(home)
-            length = Counter(home)
-            lengths.append([length[s] for s in range(max(1, len(starts)))])
-            seen_in.update(row for row, _ in {(row, s) for (row, _, _), s in zip(terms, home, strict=True)} if row is not None)
-        n_sentences = max(1, sum(map(len, lengths)))
-        mean_length = max(1.0, sum(map(sum, lengths)) / n_sentences)
-        idf = [np.log1p((n_sentences - seen_in[r] + 0.5) / (seen_in[r] + 0.5)) for r in range(len(query_terms))]
+        row_of = {term: row for row, term in enumerate(dict.fromkeys(t.text for t in _terms(request.query)))}
+        passages = [_read(text, row_of) for text in request.texts]
+        n_sentences = max(1, sum(len(p.lengths) for p in passages))
+        mean_length = max(1.0, sum(sum(p.lengths) for p in passages) / n_sentences)
+        seen_in = Counter(
+            row for p in passages for row, _ in {(r, s) for r, s in zip(p.rows, p.homes, strict=True) if r >= 0}
+        )
+        idf = [np.log1p((n_sentences - seen_in[r] + 0.5) / (seen_in[r] + 0.5)) for r in range(len(row_of))]
         results = []
-        for terms, home, length in zip(matched, homes, lengths, strict=True):
-            offsets = np.asarray([(start, end) for _, start, end in terms], dtype=np.int64).reshape(-1, 2)
-            evidence = np.zeros((max(1, len(query_terms)), len(terms)), dtype=np.float32)
-            for i, ((row, _, _), s) in enumerate(zip(terms, home, strict=True)):
-                if row is not None:
-                    norm = self.k1 * (1 - self.b + self.b * length[s] / mean_length)
+        for p in passages:
+            evidence = np.zeros((max(1, len(row_of)), len(p.rows)), dtype=np.float32)
+            for i, (row, home) in enumerate(zip(p.rows, p.homes, strict=True)):
+                if row >= 0:
+                    norm = self.k1 * (1 - self.b + self.b * p.lengths[home] / mean_length)
                     evidence[row, i] = idf[row] * (self.k1 + 1) / (1 + norm)
-            results.append(Relevance(offsets, evidence.max(axis=0), evidence))
+            results.append(Relevance(p.offsets, evidence.max(axis=0), evidence))
         return results
 
 
-def _terms(text: str) -> list[tuple[str, int, int]]:
-    """Terms with their character offsets: folded words cut to a prefix, or pairs of characters where none are spaced."""
-    found: list[tuple[str, int, int]] = []
+class _Term(NamedTuple):
+    text: str
+    start: int
+    end: int
+
+
+class _Passage(NamedTuple):
+    """Terms of one passage: offsets ``[n, 2]``, row of the query term (-1 for none), sentence; and sentence lengths."""
+
+    offsets: NDArray[np.int64]
+    rows: list[int]
+    homes: list[int]
+    lengths: list[int]
+
+
+def _read(text: str, row_of: Mapping[str, int]) -> _Passage:
+    terms = _terms(text)
+    words, first_words = segment(text)
+    starts = words[first_words, 0] if len(first_words) else np.zeros(1, dtype=np.int64)
+    homes: list[int] = (np.searchsorted(starts, [t.start for t in terms], side="right") - 1).clip(0).tolist()
+    n_terms = Counter(homes)
+    offsets = np.asarray([(t.start, t.end) for t in terms], dtype=np.int64).reshape(-1, 2)
+    return _Passage(offsets, [row_of.get(t.text, -1) for t in terms], homes, [n_terms[s] for s in range(len(starts))])
+
+
+def _terms(text: str) -> list[_Term]:
+    """Terms with their character offsets: words folded and cut to a prefix, or pairs of characters of unspaced scripts."""
+    found: list[_Term] = []
     for match in _TERM.finditer(text):
         word, (start, end) = match.group(), match.span()
         if _SPACELESS.search(word) and len(word) > 1:
-            found += [(word[i : i + 2], start + i, start + i + 2) for i in range(len(word) - 1)]
+            found += [_Term(word[i : i + 2], start + i, start + i + 2) for i in range(len(word) - 1)]
         else:
             folded = unicodedata.normalize("NFKC", word).casefold()
-            found.append((folded if folded.isnumeric() else folded[:PREFIX], start, end))
+            found.append(_Term(folded if folded.isnumeric() else folded[:PREFIX], start, end))
     return found

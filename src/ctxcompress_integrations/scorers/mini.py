@@ -41,7 +41,13 @@ class Mini(PairScorer):
 
     @classmethod
     def load(
-        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+        cls,
+        *,
+        model: Any = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        layer: int | None = None,
+        weights: Any = None,
     ) -> Self:
         """As :meth:`Scorer.load`; ``weights`` is a safetensors file with a head made for this encoder."""
         refuse(cls.name, layer=layer)
@@ -62,11 +68,11 @@ class Mini(PairScorer):
         query_of = {query: vectors[i] for i, query in enumerate(queries)}
         results = []
         for window, tokens, passage in zip(windows, encoded[n_queries:], vectors[n_queries:], strict=True):
-            cosines = (query_of[window.query] @ passage.T).numpy()  # [q, n]
+            cosines: NDArray[np.float32] = (query_of[window.query] @ passage.T).numpy()  # [q, n]
             if not cosines.size:  # a query or passage without a single token of the vocabulary
                 results.append(Relevance(tokens.offsets, np.zeros(len(tokens.offsets), dtype=np.float32)))
                 continue
-            results.append(Relevance(tokens.offsets, cosines.max(axis=0), cosines / len(cosines)))
+            results.append(Relevance(tokens.offsets, cosines.max(axis=0), cosines / np.float32(len(cosines))))
         return results
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:

@@ -66,10 +66,18 @@ class Quito(PairScorer):
 
     @classmethod
     def load(
-        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+        cls,
+        *,
+        model: Any = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        layer: int | None = None,
+        weights: Any = None,
     ) -> Self:
         refuse(cls.name, weights=weights)
-        return cls(*load_decoder(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer)
+        return cls(
+            *load_decoder(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer
+        )
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         prompts = [self.template.render(window.text, window.query) for window in windows]
@@ -99,11 +107,13 @@ class Quito(PairScorer):
         return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
 
     def _window_tokens(self, query: str) -> int:
-        frame = self.tokenizer(self.template.render("", query).text, add_special_tokens=True, verbose=False)["input_ids"]
+        frame = self.tokenizer(self.template.render("", query).text, add_special_tokens=True, verbose=False)[
+            "input_ids"
+        ]
         room = self.max_tokens - len(frame) - 8  # tokens that form where the passage meets its frame
         if room < 16:
             raise ValueError(
-                f"the query takes {len(frame)} of the model's {self.max_tokens} tokens and leaves no room for a passage: "
-                "shorten the query or take a model with a longer window"
+                f"the query takes {len(frame)} of the model's {self.max_tokens} tokens and leaves no room for a "
+                "passage: shorten the query or take a model with a longer window"
             )
         return room

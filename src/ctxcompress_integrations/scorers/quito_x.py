@@ -40,20 +40,34 @@ class QuitoX(PairScorer):
     def __init__(self, model: Any, tokenizer: Any, *, layer: int = -1, max_tokens: int = 512) -> None:
         super().__init__()
         if not model.config.is_encoder_decoder:
-            raise UnsupportedModelError(f"quito_x needs an encoder-decoder model, got {type(model).__name__}: use 'quito'")
+            raise UnsupportedModelError(
+                f"quito_x needs an encoder-decoder model, got {type(model).__name__}: use 'quito'"
+            )
         if not tokenizer.is_fast:
-            raise UnsupportedModelError(f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer")
+            raise UnsupportedModelError(
+                f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer"
+            )
         n_layers = int(model.config.num_decoder_layers)
         if not -n_layers <= layer < n_layers:
-            raise UnsupportedModelError(f"{type(model).__name__} has {n_layers} decoder layers, there is no layer {layer}")
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has {n_layers} decoder layers, there is no layer {layer}"
+            )
         self.model, self.tokenizer, self.layer, self.max_tokens = model, tokenizer, layer, max_tokens
 
     @classmethod
     def load(
-        cls, *, model: Any = None, device: str = "auto", dtype: str = "auto", layer: int | None = None, weights: Any = None
+        cls,
+        *,
+        model: Any = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        layer: int | None = None,
+        weights: Any = None,
     ) -> Self:
         refuse(cls.name, weights=weights)
-        return cls(*load_seq2seq(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer)
+        return cls(
+            *load_seq2seq(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer
+        )
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         encoded = self.tokenizer(

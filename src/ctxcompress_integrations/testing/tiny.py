@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Literal, TypeAlias, get_args
 
 Architecture: TypeAlias = Literal["llama", "llama_gqa", "qwen2", "qwen3", "mistral", "gpt2", "phi", "gemma2", "bloom"]
@@ -26,7 +27,8 @@ def tiny_tokenizer(style: Style = "byte", *, chat_template: str | None = CHATML)
         chat_template: ChatML by default; None for a tokenizer without a chat format.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+
+    transformers: Any = import_module("transformers")
 
     specials = ["<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"]
     is_byte = style == "byte"
@@ -46,26 +48,29 @@ def tiny_tokenizer(style: Style = "byte", *, chat_template: str | None = CHATML)
         show_progress=False,
     )
     tokenizer.train_from_iterator([_CORPUS] * 4, trainer)
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
+        bos_token="<s>",  # noqa: S106 - a token of a vocabulary, no secret
+        eos_token="</s>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         chat_template=chat_template,
         model_max_length=100_000,
     )
 
 
-def tiny_decoder(architecture: Architecture = "llama", *, seed: int = 0, n_layers: int = 3, n_positions: int = 2048) -> Any:
+def tiny_decoder(
+    architecture: Architecture = "llama", *, seed: int = 0, n_layers: int = 3, n_positions: int = 2048
+) -> Any:
     """``(model, tokenizer)`` of a decoder LM with random weights, 32 wide.
 
     Raises:
         ValueError: unknown architecture.
     """
     import torch
-    import transformers
+
+    transformers: Any = import_module("transformers")
 
     if architecture not in get_args(Architecture):
         raise ValueError(f"architecture must be one of {', '.join(get_args(Architecture))}, got {architecture!r}")
@@ -82,7 +87,12 @@ def tiny_decoder(architecture: Architecture = "llama", *, seed: int = 0, n_layer
     }
     if architecture == "gpt2":
         config: Any = transformers.GPT2Config(
-            vocab_size=len(tokenizer), n_embd=32, n_layer=n_layers, n_head=4, n_positions=n_positions, initializer_range=0.3
+            vocab_size=len(tokenizer),
+            n_embd=32,
+            n_layer=n_layers,
+            n_head=4,
+            n_positions=n_positions,
+            initializer_range=0.3,
         )
     elif architecture == "bloom":
         config = transformers.BloomConfig(
@@ -107,7 +117,8 @@ def tiny_decoder(architecture: Architecture = "llama", *, seed: int = 0, n_layer
 def tiny_t5(*, seed: int = 0, n_layers: int = 2) -> Any:
     """``(model, tokenizer)`` of a T5 with random weights, 32 wide."""
     import torch
-    import transformers
+
+    transformers: Any = import_module("transformers")
 
     tokenizer = tiny_tokenizer("metaspace", chat_template=None)
     config = transformers.T5Config(
@@ -131,7 +142,8 @@ def tiny_t5(*, seed: int = 0, n_layers: int = 2) -> Any:
 def tiny_encoder(*, seed: int = 0, n_layers: int = 2) -> Any:
     """``(model, tokenizer)`` of a BERT with random weights, 32 wide."""
     import torch
-    import transformers
+
+    transformers: Any = import_module("transformers")
 
     tokenizer = tiny_tokenizer("byte", chat_template=None)
     config = transformers.BertConfig(

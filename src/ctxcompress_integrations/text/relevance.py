@@ -56,5 +56,6 @@ def unit_scores(rows: Floats, first_words: NDArray[np.int64]) -> Floats:
     """
     if not len(first_words):
         return np.empty(0, dtype=np.float32)
-    best = np.maximum.reduceat(rows, first_words, axis=1)
-    return best.sum(axis=0, dtype=np.float64).astype(np.float32)
+    best: Floats = np.maximum.reduceat(rows, first_words, axis=1)
+    total: Floats = best.sum(axis=0, dtype=np.float64).astype(np.float32)
+    return total

@@ -124,9 +124,9 @@ def select_within(
     n_fixed = 0 if is_hard or not ranked else 1
     queue = ranked[:n_fixed] + forced + ranked[n_fixed:]
     selection = Selection(passages, meter, joiner)
-    if is_hard and ranked and not forced and _cost(selection, ranked[0]) > budget:
-        if _cut(selection, ranked[:MAX_TRIES], budget):  # better a part of the best unit than a lesser one whole
-            return selection.masks
+    is_too_long = is_hard and ranked and not forced and _cost(selection, ranked[0]) > budget
+    if is_too_long and _cut(selection, ranked[:MAX_TRIES], budget):
+        return selection.masks  # better a part of the best unit than a lesser one whole
     taken, overflow = _fill(selection, queue, budget, n_fixed, stops=unit == "dynamic")
     _trim(selection, taken, budget, n_fixed)
     if overflow is not None:

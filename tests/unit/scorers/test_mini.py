@@ -50,7 +50,9 @@ def test_sentence_is_the_sum_over_query_tokens_of_the_best_match(mini):
     words, first_words = segment(text)
     scores = unit_scores(word_rows(relevance, relevance.rows, words), first_words)
     end_of_first = text.index("It was")
-    for sentence, inside in enumerate((relevance.offsets[:, 0] < end_of_first, relevance.offsets[:, 0] >= end_of_first)):
+    for sentence, inside in enumerate(
+        (relevance.offsets[:, 0] < end_of_first, relevance.offsets[:, 0] >= end_of_first)
+    ):
         slow = sum(max(row[inside]) for row in relevance.rows)
         assert scores[sentence] == pytest.approx(slow, abs=1e-5)
     assert scores[0] > scores[1]

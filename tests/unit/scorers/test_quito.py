@@ -64,7 +64,9 @@ def test_batch_does_not_change_scores():
         np.testing.assert_allclose(relevance.scores, alone.scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["a", "é", "👩‍👩‍👧 ok", "نص عربي", "\u200b", "x" * 300, "line\n\nline\ttab", "\ud800 lone"])
+@pytest.mark.parametrize(
+    "text", ["a", "é", "👩‍👩‍👧 ok", "نص عربي", "\u200b", "x" * 300, "line\n\nline\ttab", "\ud800 lone"]
+)
 def test_every_script_has_tokens_with_offsets_inside(text):
     relevance = Quito(*tiny_decoder("llama")).score([ScoreRequest([text], QUERY)])[0][0]
     assert len(relevance.scores) == len(relevance.offsets) > 0
@@ -121,7 +123,7 @@ def test_template_of_parts_and_template_that_drops_the_message():
 
 
 def test_slow_tokenizer_is_refused():
-    model, tokenizer = tiny_decoder("llama")
+    model, _ = tiny_decoder("llama")
 
     class Slow:
         is_fast = False

@@ -26,7 +26,9 @@ def test_words_take_the_maximum_over_their_tokens(data):
     n_words = data.draw(st.integers(1, 6))
     words = np.array(ranges(n_words)).reshape(-1, 2)
     n_tokens = data.draw(st.integers(0, 8))
-    starts = np.sort(np.array(data.draw(st.lists(st.integers(0, 38), min_size=n_tokens, max_size=n_tokens)), dtype=np.int64))
+    starts = np.sort(
+        np.array(data.draw(st.lists(st.integers(0, 38), min_size=n_tokens, max_size=n_tokens)), dtype=np.int64)
+    )
     lengths = np.array(data.draw(st.lists(st.integers(0, 9), min_size=n_tokens, max_size=n_tokens)), dtype=np.int64)
     offsets = np.stack([starts, starts + lengths], axis=1)
     rows = np.random.default_rng(0).normal(size=(2, n_tokens)).astype(np.float32)

@@ -61,7 +61,9 @@ def test_boundaries(text, expected):
     assert found == expected if expected else 2 <= len(found) <= 3
 
 
-@pytest.mark.parametrize(("lang", "low", "high"), [("de", 0.85, 1.2), ("zh", 0.85, 1.3), ("ar", 0.7, 1.2), ("hi", 0.85, 1.2), ("th", 0.7, 4)])
+@pytest.mark.parametrize(
+    ("lang", "low", "high"), [("de", 0.85, 1.2), ("zh", 0.85, 1.3), ("ar", 0.7, 1.2), ("hi", 0.85, 1.2), ("th", 0.7, 4)]
+)
 def test_parallel_paragraphs_have_about_as_many_sentences_as_in_english(xquad, lang, low, high):
     """The same paragraphs, translated sentence by sentence; Thai has no full stop and is cut at clauses."""
     contexts = {code: list(dict.fromkeys(r["context"] for r in xquad if r["lang"] == code)) for code in ("en", lang)}

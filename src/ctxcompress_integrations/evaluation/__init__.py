@@ -1,0 +1,1 @@
+"""Benchmarks as commands that write JSON: every number with its unit, its target and the machine it was seen on."""

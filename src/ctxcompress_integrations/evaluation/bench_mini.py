@@ -1,0 +1,124 @@
+"""``ctxcompress bench mini``: does the default compressor keep the answer, and how long does a question take.
+
+Data come from ``--data DIR`` or ``CTXCOMPRESS_DATA``: gzipped or plain JSON lines with ``question``, ``context`` and
+``answers`` (``[{"text", "start"}]``). Without a folder every row says so.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.evaluation.rows import Row
+from ctxcompress_integrations.index.compressed_index import CompressedIndex
+from ctxcompress_integrations.pipeline import Pipeline
+from ctxcompress_integrations.records import CompressionResult, Passage
+from ctxcompress_integrations.scorers.mini import Mini
+
+QUALITY_FILE = "xquad_12lang"
+N_PASSAGES = 10_000
+N_QUESTIONS = 100
+BATCH = 64
+
+
+def bench_mini(report: Callable[[Row], None], *, data: Path | None, device: str = "auto") -> None:
+    """Measure and hand each row to ``report`` as soon as it is known."""
+    scorer = Mini.load(device=device)
+    _answer_kept(report, scorer, data)
+    _ask(report, scorer, data)
+
+
+def _answer_kept(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None:
+    """XQuAD English, single passages, sentence unit: how often an answer survives, and whether a budget ever broke."""
+    measure = "xquad en, sentence unit, keep_ratio 0.25: answer kept"
+    files = [] if data is None else sorted(data.glob(f"{QUALITY_FILE}*.jsonl*"))
+    rows = [row for file in files for row in read_jsonl(file) if row.get("lang", "en") == "en"]
+    if not rows:
+        report(Row(measure, None, "share of questions", ">= 0.83", why=_no_data(data, QUALITY_FILE)))
+        return
+    compressor = TextCompressor(scorer, cache_size=2 * BATCH)
+    n_over = n_requests = 0
+    for ratio in (0.25, 0.5):
+        kept, kept_hard, n_in, n_out, n_out_hard = [], [], 0, 0, 0
+        for at in range(0, len(rows), BATCH):
+            batch = rows[at : at + BATCH]
+            results = compressor.compress_many([([r["context"]], r["question"]) for r in batch], keep_ratio=ratio)
+            for row, result in zip(batch, results, strict=True):
+                budget = max(1, int(ratio * result.n_tokens_in))
+                hard = compressor.compress([row["context"]], row["question"], token_budget=budget)
+                n_requests, n_over = n_requests + 1, n_over + (hard.n_tokens_out > budget)
+                kept.append(has_answer(row, result))
+                kept_hard.append(has_answer(row, hard))
+                n_in, n_out, n_out_hard = (
+                    n_in + result.n_tokens_in,
+                    n_out + result.n_tokens_out,
+                    n_out_hard + hard.n_tokens_out,
+                )
+        name = f"xquad en, sentence unit, keep_ratio {ratio}"
+        bound = ">= 0.83" if ratio == 0.25 else None
+        report(Row(f"{name}: answer kept", float(np.mean(kept)), "share of questions", bound, len(kept)))
+        report(Row(f"{name}: tokens kept", n_out / n_in, "share of tokens", n=len(kept)))
+        name = f"xquad en, sentence unit, token_budget {ratio} of the tokens"
+        report(Row(f"{name}: answer kept", float(np.mean(kept_hard)), "share of questions", n=len(kept)))
+        report(Row(f"{name}: tokens kept", n_out_hard / n_in, "share of tokens", n=len(kept)))
+    report(Row("token budgets exceeded", n_over, "requests", "<= 0", n_requests))
+
+
+def _ask(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None:
+    """Retrieval and compression of one question at a time over an index of ``N_PASSAGES`` real passages."""
+    measure = f"ask over {N_PASSAGES} passages, k=8, keep_ratio 0.25: median"
+    rows = (
+        [] if data is None else [r for f in sorted(data.glob("squad*.jsonl*")) for r in read_jsonl(f) if "context" in r]
+    )
+    contexts = list(dict.fromkeys(row["context"] for row in rows))[:N_PASSAGES]
+    if len(contexts) < N_PASSAGES:
+        report(Row(measure, None, "ms", "< 400", why=_no_data(data, "squad*") + f" with {N_PASSAGES} passages"))
+        return
+    inside = set(contexts)
+    questions = list(dict.fromkeys(r["question"] for r in rows if r["context"] in inside))
+    questions = questions[:: max(1, len(questions) // (N_QUESTIONS + 5))]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        CompressedIndex.create(Path(folder) / "bench.index", embedder="mini") as index,
+    ):
+        index.add([Passage(str(i), text) for i, text in enumerate(contexts)])
+        pipeline = Pipeline(index, TextCompressor(scorer, cache_size=0), k=8)
+        for question in questions[:5]:  # warm-up
+            pipeline.ask(question, keep_ratio=0.25)
+        answers = [pipeline.ask(question, keep_ratio=0.25) for question in questions[5 : N_QUESTIONS + 5]]
+    ms = [1000 * (answer.seconds_retrieve + answer.seconds_compress) for answer in answers]
+    spread = (min(ms), max(ms))
+    report(Row(measure, statistics.median(ms), "ms", "< 400", len(ms), spread))
+    report(
+        Row(measure.replace("median", "95th percentile"), float(np.percentile(ms, 95)), "ms", n=len(ms), spread=spread)
+    )
+    retrieve = statistics.median(1000 * answer.seconds_retrieve for answer in answers)
+    report(Row(measure.replace("median", "retrieval alone, median"), retrieve, "ms", n=len(ms)))
+    kept = float(np.mean([answer.result.keep_ratio for answer in answers]))
+    report(Row(measure.replace("median", "tokens kept"), kept, "share of tokens", n=len(ms)))
+
+
+def has_answer(row: dict[str, Any], result: CompressionResult) -> bool:
+    """True when the text of one of the gold answers survives."""
+    return any(answer["text"] in result.text for answer in row["answers"])
+
+
+def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a plain or gzipped JSON-lines file."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    yield from map(json.loads, text.splitlines())
+
+
+def _no_data(data: Path | None, name: str) -> str:
+    return (
+        f"no {name} file in {data}" if data else f"give the folder with the {name} files by --data or CTXCOMPRESS_DATA"
+    )

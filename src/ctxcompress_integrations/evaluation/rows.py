@@ -1,0 +1,91 @@
+"""What a benchmark writes: rows of measures, and the machine that they were seen on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("ctxcompress-integrations", "torch", "transformers", "faiss-cpu", "numpy", "sentencex")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measure.
+
+    Attributes:
+        value: None when it could not be measured; ``why`` then says why.
+        target: bound as text, such as ">= 2.5"; None for a figure without a target.
+        n: measurements behind the value; ``spread`` their smallest and largest.
+    """
+
+    measure: str
+    value: float | None
+    unit: str
+    target: str | None = None
+    n: int = 1
+    spread: tuple[float, float] | None = None
+    why: str | None = None
+
+    @property
+    def ok(self) -> bool | None:
+        """The comparison of value with target; None without either."""
+        if self.value is None or self.target is None:
+            return None
+        sign, bound = self.target.split()
+        return {">=": self.value >= float(bound), "<=": self.value <= float(bound), "<": self.value < float(bound)}[
+            sign
+        ]
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, GPU and versions of what matters."""
+    gpu = None
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            gpu = torch.cuda.get_device_name()
+    except ImportError:
+        pass
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "gpu": gpu,
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def write_report(path: Path, command: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Write ``{"command", "machine", "rows"}`` as JSON and return it."""
+    report = {"command": command, "machine": machine(), "rows": [asdict(row) | {"ok": row.ok} for row in rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{name} ({', '.join(extensions)})" if extensions else name
