@@ -1,8 +1,8 @@
 """``ctxcompress bench quito``: the trigger's row against the textbook form, same weights, same tokens.
 
 The textbook form is what the paper's released code does: eager attention, ``output_attentions=True``, every map of
-every layer kept, all logits computed, one row of the last map used. The model has Qwen2-0.5B's shape and random weights:
-attention values differ from the trained model's, times and bytes do not.
+every layer kept, all logits computed, one row of the last map used. The model has Qwen2-0.5B's shape and random
+weights: attention values differ from the trained model's, times and bytes do not.
 """
 
 from __future__ import annotations

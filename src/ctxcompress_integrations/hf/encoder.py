@@ -118,4 +118,5 @@ class SentenceEmbedder:
         """Vector float32 ``[d]``, with the model's own query prompt when it has one."""
         encode = getattr(self.model, "encode_query", self.model.encode)
         vectors: Floats = np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
-        return vectors[0]
+        vector: Floats = vectors[0]
+        return vector

@@ -108,7 +108,7 @@ def _read(text: str, row_of: Mapping[str, int]) -> _Passage:
 
 
 def _terms(text: str) -> list[_Term]:
-    """Terms with their character offsets: words folded and cut to a prefix, or pairs of characters of unspaced scripts."""
+    """Terms with their offsets: folded words cut to a prefix, or pairs of characters of scripts without spaces."""
     found: list[_Term] = []
     for match in _TERM.finditer(text):
         word, (start, end) = match.group(), match.span()

@@ -28,6 +28,10 @@ _SPACELESS = regex.compile(
 )
 _CLAUSE_SCRIPT = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _CLAUSE_GAP = regex.compile(r"(?<=[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\)\"”0-9])\s+(?=\S)")
+_GERMAN = regex.compile(r"\b(?:der|die|das|und|ist|von|dem|den|ein|eine|im|mit|nicht|wurde)\b")
+_ORDINAL = regex.compile(
+    r"(?<!\p{N})\p{Nd}{1,2}\.\s*$"
+)  # "am 19. Jahrhundert": German writes ordinals with a full stop
 _SURROGATE = regex.compile(r"[\uD800-\uDFFF]")
 _SCRIPT_LANGUAGE = (  # script -> the sentencex rules to use; everything else is well served by the English ones
     (regex.compile(r"[\p{Hiragana}\p{Katakana}]"), "ja"),
@@ -72,10 +76,13 @@ def sentences(text: str, word_offsets: NDArray[np.int64], *, language: str | Non
     """
     if not len(word_offsets):
         return np.empty(0, dtype=np.int64)
-    bounds = sentencex.get_sentence_boundaries(language or _language(text), well_formed(text))
+    language = language or _language(text)
     starts: list[int] = []
-    for bound in bounds:
-        starts.extend(_pieces(text, bound["start_index"], bound["end_index"]))
+    for bound in sentencex.get_sentence_boundaries(language, well_formed(text)):
+        start, end = bound["start_index"], bound["end_index"]
+        if language == "de" and starts and _ORDINAL.search(text, starts[-1], start):
+            continue
+        starts.extend(_pieces(text, start, end))
     first_words = np.searchsorted(word_offsets[:, 0], np.asarray(starts, dtype=np.int64), side="left")
     return _cap_words(np.unique(np.append(first_words, 0)), word_offsets)
 
@@ -92,9 +99,13 @@ def segment(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _language(text: str) -> str:
     sample = text[:2000]
+    if (
+        len(_GERMAN.findall(sample)) > len(sample) / 200
+    ):  # in German one word in ten is among them, elsewhere hardly any
+        return "de"
     if sample.isascii():
         return "en"
-    return next((code for script, code in _SCRIPT_LANGUAGE if script.search(sample)), "en")
+    return next((code for script, code in _SCRIPT_LANGUAGE if 10 * len(script.findall(sample)) > len(sample)), "en")
 
 
 def _pieces(text: str, start: int, end: int) -> list[int]:
