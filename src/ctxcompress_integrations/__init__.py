@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctxcompress_integrations.compressor import TextCompressor, load_compressor
+    from ctxcompress_integrations.compressor import TextCompressor
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
+    from ctxcompress_integrations.loading import load_compressor
     from ctxcompress_integrations.pipeline import Answer, Pipeline
     from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
 
@@ -25,7 +26,7 @@ _HOMES = {
     "Relevance": "records",
     "Span": "records",
     "TextCompressor": "compressor",
-    "load_compressor": "compressor",
+    "load_compressor": "loading",
 }
 __all__ = [
     "Answer",

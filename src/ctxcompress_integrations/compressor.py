@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack
 
 from ctxcompress_integrations._batching import MicroBatcher
-from ctxcompress_integrations.options import CompressionOptions, OptionArguments, Unit
+from ctxcompress_integrations.options import CompressionOptions, OptionArguments, Passages, Unit, as_passages
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
-from ctxcompress_integrations.scorers import scorer_class
 from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest
 from ctxcompress_integrations.text.budget import Meter, TokenCounter, as_counter
 from ctxcompress_integrations.text.relevance import word_rows
@@ -24,7 +23,6 @@ from ctxcompress_integrations.text.segment import segment
 from ctxcompress_integrations.text.select import Mask, ScoredWords, select_above, select_within
 from ctxcompress_integrations.text.spans import join_spans, spans_of
 
-Passages: TypeAlias = Sequence[Passage | str]
 _CacheKey: TypeAlias = tuple[str, tuple[str, ...]]
 
 
@@ -182,60 +180,6 @@ class TextCompressor:
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return [known.get(key) or fresh[key] for key in keys], [key in known for key in keys]
-
-
-def load_compressor(
-    name: str = "mini",
-    *,
-    model: Any = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    layer: int | None = None,
-    weights: Any = None,
-    **options: Unpack[OptionArguments],
-) -> TextCompressor:
-    """A registered scorer, loaded, as a :class:`TextCompressor`.
-
-    Args:
-        name: "mini", "quito", "quito_x", "lexical" or a name that another package registered.
-        model: model name or folder; the scorer's default when None. For built objects construct the scorer:
-            ``TextCompressor(Quito(model, tokenizer))``.
-        device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
-        layer: the layer whose attention is read (``quito``, ``quito_x``); negative counts from the last.
-        weights: a trained head for ``mini``.
-        options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
-
-    Raises:
-        ValueError: unknown name, or an argument that this scorer does not take.
-        MissingExtraError, ModelLoadError: with the extra or the argument that cures it.
-    """
-    CompressionOptions().updated(options)  # complains before any model loads
-    scorer = scorer_class(name).load(model=model, device=device, dtype=dtype, layer=layer, weights=weights)
-    return TextCompressor(scorer, **options)
-
-
-def as_passages(passages: Passages) -> tuple[Passage, ...]:
-    """Checked passages; strings get their position as id.
-
-    Raises:
-        ValueError: a single string instead of a list, text or id that is no ``str``, an id twice.
-    """
-    if isinstance(passages, str | Passage) or not isinstance(passages, Iterable):
-        raise ValueError(f"passages must be a list of Passage or str, got {type(passages).__name__}: wrap it in a list")
-    found: list[Passage] = []
-    seen: set[str] = set()
-    for i, item in enumerate(passages):
-        passage = Passage(str(i), item) if isinstance(item, str) else item
-        if not isinstance(passage, Passage):
-            raise ValueError(f"passage {i} must be a Passage or a str, got {type(item).__name__}: {item!r:.80}")
-        if not isinstance(passage.text, str) or not isinstance(passage.id, str):
-            raise ValueError(f"id and text of passage {i} must be str, got {passage.id!r:.80} and {passage.text!r:.80}")
-        if passage.id in seen:
-            raise ValueError(f"the id {passage.id!r} occurs twice in one request; ids must be unique")
-        seen.add(passage.id)
-        found.append(passage)
-    return tuple(found)
 
 
 def _budget(request: _Request, meter: Meter) -> tuple[int, int | None]:

@@ -1,14 +1,16 @@
-"""The options of one compression, checked when they are given, before any model runs."""
+"""The arguments of one compression, checked when they are given, before any model runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.protect import check_patterns
 
+Passages: TypeAlias = Sequence[Passage | str]
 Unit: TypeAlias = Literal["sentence", "phrase", "dynamic"]
 LIMITS = ("keep_ratio", "token_budget", "threshold")
 
@@ -82,10 +84,38 @@ class CompressionOptions:
             changes = dict.fromkeys(LIMITS) | changes
         return replace(self, **changes)
 
+    def as_fields(self) -> dict[str, Any]:
+        """The options that host components have as fields."""
+        names = (*LIMITS, "unit", "joiner")
+        return {name: getattr(self, name) for name in names} | {"protect": list(self.patterns) or None}
+
     def require_limit(self) -> None:
         """``ValueError`` when no limit was given at all."""
         if all(getattr(self, name) is None for name in LIMITS):
             raise ValueError(f"say how much to keep: give one of {', '.join(LIMITS)}")
+
+
+def as_passages(passages: Passages) -> tuple[Passage, ...]:
+    """Checked passages; strings get their position as id.
+
+    Raises:
+        ValueError: a single string instead of a list, text or id that is no ``str``, an id twice.
+    """
+    if isinstance(passages, str | Passage) or not isinstance(passages, Iterable):
+        raise ValueError(f"passages must be a list of Passage or str, got {type(passages).__name__}: wrap it in a list")
+    found: list[Passage] = []
+    seen: set[str] = set()
+    for i, item in enumerate(passages):
+        passage = Passage(str(i), item) if isinstance(item, str) else item
+        if not isinstance(passage, Passage):
+            raise ValueError(f"passage {i} must be a Passage or a str, got {type(item).__name__}: {item!r:.80}")
+        if not isinstance(passage.text, str) or not isinstance(passage.id, str):
+            raise ValueError(f"id and text of passage {i} must be str, got {passage.id!r:.80} and {passage.text!r:.80}")
+        if passage.id in seen:
+            raise ValueError(f"the id {passage.id!r} occurs twice in one request; ids must be unique")
+        seen.add(passage.id)
+        found.append(passage)
+    return tuple(found)
 
 
 def _is_number(value: object) -> bool:

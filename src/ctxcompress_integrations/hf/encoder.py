@@ -6,6 +6,7 @@ whatever a text travels with. On a GPU batches are padded and run in fp32.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class TextEncoder:
     ) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
+        self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
         self._is_padding = next(model.parameters()).device.type != "cpu"
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
@@ -98,7 +100,7 @@ class TextEncoder:
                 if self._is_padding:
                     lengths = torch.tensor([len(sequences[i]) for i in batch])
                     mask = (torch.arange(longest) < lengths[:, None]).long().to(device)
-                with torch.no_grad():
+                with self._lock, torch.no_grad():
                     output = self.model(input_ids=input_ids.to(device), attention_mask=mask)
                 yield batch, output.last_hidden_state.float()
 

@@ -13,11 +13,13 @@ from threading import RLock
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from filelock import FileLock
+from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
-from ctxcompress_integrations.index.embedding import identify, resolve
+from ctxcompress_integrations.index.embedding import given_vectors, identify, resolve, unit_rows
 from ctxcompress_integrations.index.layout import Layout, Manifest
 from ctxcompress_integrations.index.reading import ReadableIndex, checked_ids
 from ctxcompress_integrations.index.rows import Row, to_rows
@@ -44,13 +46,21 @@ class CompressedIndex(ReadableIndex):
 
     @classmethod
     def create(
-        cls, path: str | Path, *, embedder: object = "mini", ivf_from: int = IVF_FROM, exist_ok: bool = False
+        cls,
+        path: str | Path,
+        *,
+        embedder: object | None = "mini",
+        dimension: int | None = None,
+        ivf_from: int = IVF_FROM,
+        exist_ok: bool = False,
     ) -> Self:
         """Make an empty index and open it for writing. The embedder is loaded and asked for one vector.
 
         Args:
             embedder: a name, or an object with ``embed_documents`` and ``embed_query``, with
-                ``get_text_embedding_batch`` and ``get_query_embedding``, or with ``encode``.
+                ``get_text_embedding_batch`` and ``get_query_embedding``, or with ``encode``; None for an index that is
+                only ever given vectors (``add(..., vectors=...)``, ``search_vector``).
+            dimension: of the vectors, with ``embedder=None``.
             ivf_from: number of vectors from which the search is approximate.
             exist_ok: open the index that is already there, if there is one.
 
@@ -60,12 +70,16 @@ class CompressedIndex(ReadableIndex):
         if isinstance(ivf_from, bool) or not isinstance(ivf_from, int) or ivf_from < 1:
             raise ValueError(f"ivf_from must be a whole number of at least 1, got {ivf_from!r}")
         layout = Layout(Path(path))
+        if (embedder is None) != (dimension is not None):
+            raise ValueError(f"give an embedder or a dimension, got embedder={embedder!r:.80}, dimension={dimension!r}")
         if exist_ok and layout.manifest.exists():
             return cls.open(path, embedder=embedder)
         directory.check_vacant(layout)
-        lock = directory.make(layout, identify(resolve(embedder)), ivf_from)
+        resolved = None if embedder is None else resolve(embedder)
+        identity = given_vectors(dimension) if resolved is None else identify(resolved)
+        lock = directory.make(layout, identity, ivf_from)
         with directory.released_on_error(lock):
-            return cls(layout, embedder, lock)
+            return cls(layout, resolved, lock)
 
     @classmethod
     def open(
@@ -110,18 +124,26 @@ class CompressedIndex(ReadableIndex):
             Manifest.read(layout)
         lock = directory.acquire(layout)
         with directory.released_on_error(lock):
-            directory.embed_again(layout, embedder, batch_size=batch_size, progress=progress)
-            return cls(layout, embedder, lock)
+            resolved = directory.embed_again(layout, embedder, batch_size=batch_size, progress=progress)
+            return cls(layout, resolved, lock)
 
     # -- changing
 
-    def add(self, passages: Iterable[Passage], *, batch_size: int = 256, progress: Progress | None = None) -> int:
+    def add(
+        self,
+        passages: Iterable[Passage],
+        *,
+        vectors: ArrayLike | None = None,
+        batch_size: int = 256,
+        progress: Progress | None = None,
+    ) -> int:
         """Add passages, or replace those with the same id; each batch is committed, all of it or nothing.
 
         A passage that is already there as it is costs nothing; if only its metadata differ, it is not embedded again.
         Scores of the passages are not kept.
 
         Args:
+            vectors: ``[n, d]``, one per passage, where they are known already; every passage is then written.
             progress: called after each batch with the number of passages done and of all.
 
         Returns:
@@ -130,9 +152,11 @@ class CompressedIndex(ReadableIndex):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         rows, n_changed = to_rows(passages), 0
+        given = None if vectors is None or not rows else self._checked_vectors(vectors, rows)
         with self._changing():
             for start in range(0, len(rows), batch_size):
-                n_changed += self._add(rows[start : start + batch_size])
+                batch = slice(start, start + batch_size)
+                n_changed += self._add(rows[batch], None if given is None else given[batch])
                 if progress is not None:
                     progress(min(start + batch_size, len(rows)), len(rows))
         return n_changed
@@ -196,18 +220,30 @@ class CompressedIndex(ReadableIndex):
                 raise IndexReadOnlyError(f"{self._layout.root} is open read-only: open it without read_only=True")
             yield
 
-    def _add(self, rows: list[Row]) -> int:
+    def _checked_vectors(self, vectors: ArrayLike, rows: list[Row]) -> NDArray[np.float32]:
+        array = np.asarray(vectors, np.float32)
+        if array.shape != (len(rows), self.dimension):
+            raise ValueError(f"vectors must have shape {[len(rows), self.dimension]}, got {list(array.shape)}")
+        if not np.isfinite(array).all() or not array.any(axis=1).all():
+            raise ValueError("vectors must be finite and none of them all zero: a zero vector has no direction")
+        return unit_rows(array, [row.text for row in rows], "vectors")
+
+    def _add(self, rows: list[Row], given: NDArray[np.float32] | None) -> int:
         with self._view():
             stored = self._store.lookup([row.id for row in rows])
         new: list[Row] = []
         metadata: dict[str, str] = {}
         for row in rows:
-            if (known := stored.get(row.id)) is None or known.text_sha256 != row.text_sha256:
+            known = stored.get(row.id)
+            if known is None or known.text_sha256 != row.text_sha256 or given is not None:
                 new.append(row)
             elif known.metadata != row.metadata:
                 metadata[row.id] = row.metadata
         if new or metadata:
-            vectors = list(self._embedder.get().documents([row.text for row in new])) if new else []
+            vectors = given
+            if vectors is None:
+                texts = [row.text for row in new]
+                vectors = self._embedder.get().documents(texts) if texts else np.empty((0, self.dimension), np.float32)
             removed = [stored[row.id].internal for row in new if row.id in stored]
             self._commit(new, [vector.tobytes() for vector in vectors], metadata, removed)
         return len(new) + len(metadata)

@@ -104,8 +104,9 @@ def make(layout: Layout, identity: EmbedderIdentity, ivf_from: int) -> FileLock:
 
 def embed_again(
     layout: Layout, source: object | None, *, batch_size: int, progress: Callable[[int, int], None] | None
-) -> None:
-    """Make ``index.faiss``, and a lost manifest, from the texts in ``passages.sqlite``. The caller holds the lock.
+) -> TextEmbedder:
+    """Make ``index.faiss``, and a lost manifest, from the texts in ``passages.sqlite``. The caller holds the lock,
+    and gets the embedder that did it.
 
     Raises:
         IndexDamagedError: the manifest is lost too and no embedder was given.
@@ -123,11 +124,11 @@ def embed_again(
                 progress(n_done, n_passages)
         if vectors.needs_fit(manifest.ivf_from):
             vectors = vectors.fitted(manifest.ivf_from)
-        if not layout.manifest.exists() or Manifest.read(layout) != manifest:
-            manifest.write(layout)
+        manifest.write(layout)
         snapshots.save(layout, vectors, sequence, store.forget_pending)
     finally:
         store.close()
+    return embedder
 
 
 def _manifest_for(layout: Layout, source: object | None, index_id: str) -> tuple[Manifest, TextEmbedder]:

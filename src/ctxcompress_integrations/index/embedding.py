@@ -51,6 +51,8 @@ def resolve(source: object) -> TextEmbedder:
         ValueError: the object has none of them.
         ModelLoadError: the name cannot be loaded.
     """
+    if isinstance(source, TextEmbedder):
+        return source
     model: Any = source
     if isinstance(source, str):
         from ctxcompress_integrations.hf.load import load_embedder
@@ -103,6 +105,13 @@ def identify(embedder: TextEmbedder) -> EmbedderIdentity:
     is_steady = first.shape == second.shape and float(first @ second) > PROBE_COSINE
     probe = tuple(round(float(x), 6) for x in first) if is_steady else None
     return EmbedderIdentity(embedder.name, len(first), embedder.is_loadable, probe)
+
+
+def given_vectors(dimension: int | None) -> EmbedderIdentity:
+    """The identity of an index that has no embedder: its vectors are given."""
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
+        raise ValueError(f"dimension must be a whole number of at least 1, got {dimension!r}")
+    return EmbedderIdentity("given vectors", dimension, is_loadable=False, probe=None)
 
 
 def check(embedder: TextEmbedder, identity: EmbedderIdentity) -> None:

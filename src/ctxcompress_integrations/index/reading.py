@@ -75,6 +75,11 @@ class ReadableIndex:
             )
         return self._search(unit_rows(row[None], ["search_vector"], "search_vector"), k, where)[0]
 
+    def embed_query(self, query: str) -> NDArray[np.float32]:
+        """float32 ``[d]``: the unit vector that ``search`` would look for."""
+        vector: NDArray[np.float32] = self._embedder.get().queries([query])[0]
+        return vector
+
     def get(self, ids: Sequence[str]) -> list[Passage]:
         """Passages by id, in the order of ``ids``; unknown ids are left out."""
         ids = checked_ids(ids)

@@ -80,6 +80,7 @@ def test_a_name_is_loaded_in_one_place_and_only_when_needed(path, embedder, monk
     monkeypatch.setattr("ctxcompress_integrations.hf.load.load_embedder", lambda name: loaded.append(name) or embedder)
     with CompressedIndex.create(path, embedder="some/model") as index:
         index.add([Passage("a", "x")])
+    assert loaded == ["some/model"]
     loaded.clear()
     with CompressedIndex.open(path) as index:
         assert index.embedder_name == "some/model"

@@ -1,9 +1,11 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ctxcompress_integrations.index import CompressedIndex, compressed_index
+from ctxcompress_integrations.index.vectors import VectorIndex
 from ctxcompress_integrations.records import Passage
 
 
@@ -91,71 +93,58 @@ def test_where_nothing_can_be_written_a_log_left_behind_is_not_overlooked(index,
 
 def test_pairs_are_seen_together_while_a_writer_commits_flushes_and_compacts(path, embedder):
     """Each commit brings or takes a pair: a reader that ever sees half of one has mixed two states."""
-    errors, is_done = [], threading.Event()
+    is_done = threading.Event()
 
     def read(memory_map):
-        try:
-            with CompressedIndex.open(path, embedder=embedder, read_only=True, memory_map=memory_map) as reader:
-                while not is_done.is_set():
-                    found = sorted(p.id for p in reader.search("q", k=1000))
-                    assert found[::2] == [id_[:-1] + "-" for id_ in found[1::2]], found
-        except BaseException as error:
-            errors.append(error)
+        with CompressedIndex.open(path, embedder=embedder, read_only=True, memory_map=memory_map) as reader:
+            while not is_done.is_set():
+                found = sorted(p.id for p in reader.search("q", k=1000))
+                assert found[::2] == [id_[:-1] + "-" for id_ in found[1::2]], found
 
-    with CompressedIndex.create(path, embedder=embedder, ivf_from=40) as index:
-        threads = [threading.Thread(target=read, args=(mapped,)) for mapped in (False, True)]
-        for thread in threads:
-            thread.start()
-        for n in range(60):
-            index.add(passages(f"{n}-", f"{n}."))
-            if n % 4 == 1:
-                index.flush()
-            if n % 3 == 2:
-                index.delete([f"{n - 1}-", f"{n - 1}."])
-            if n % 20 == 19:
-                index.compact()
-        is_done.set()
-        for thread in threads:
-            thread.join()
+    with CompressedIndex.create(path, embedder=embedder, ivf_from=40) as index, ThreadPoolExecutor() as pool:
+        readers = [pool.submit(read, memory_map) for memory_map in (False, True)]
+        try:
+            for n in range(60):
+                index.add(passages(f"{n}-", f"{n}."))
+                if n % 4 == 1:
+                    index.flush()
+                if n % 3 == 2:
+                    index.delete([f"{n - 1}-", f"{n - 1}."])
+                if n % 20 == 19:
+                    index.compact()
+        finally:
+            is_done.set()
+        for reader in readers:
+            reader.result()
         assert index.verify() == []
-    assert not errors, errors
 
 
 def test_threads_share_one_handle(index, monkeypatch):
     monkeypatch.setattr(compressed_index, "FLUSH_FROM", 7)
-    errors = []
 
     def work(name):
-        try:
-            for n in range(15):
-                index.add(passages(f"{name}{n}"))
-                assert index.search(f"text of {name}{n}", k=1)[0].id == f"{name}{n}"
-            index.delete([f"{name}0"])
-        except BaseException as error:
-            errors.append(error)
+        for n in range(15):
+            index.add(passages(f"{name}{n}"))
+            assert index.search(f"text of {name}{n}", k=1)[0].id == f"{name}{n}"
+        index.delete([f"{name}0"])
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
     assert len(index) == 56
     assert index.verify() == []
 
 
 def test_searches_go_on_while_texts_are_embedded(index, embedder):
     index.add(passages("a"))
-    real, is_embedding, may_go_on = embedder.embed_documents, threading.Event(), threading.Event()
+    real, is_embedding, may_go_on = embedder.vector, threading.Event(), threading.Event()
 
-    def slow(texts):
-        if "text of slow" in texts:
+    def slow(text):
+        if text == "text of slow":
             is_embedding.set()
             assert may_go_on.wait(5)
-        return real(texts)
+        return real(text)
 
-    index._embedder._embedder = None
-    embedder.embed_documents = slow
+    embedder.vector = slow
     thread = threading.Thread(target=index.add, args=(passages("slow"),))
     thread.start()
     assert is_embedding.wait(5)
@@ -163,6 +152,22 @@ def test_searches_go_on_while_texts_are_embedded(index, embedder):
     may_go_on.set()
     thread.join()
     assert "slow" in index
+
+
+def test_a_replay_that_failed_half_way_starts_from_the_file(index, path, embedder, monkeypatch):
+    with CompressedIndex.open(path, embedder=embedder, read_only=True) as reader:
+        index.add(passages("a", "b"))
+        real = VectorIndex.apply
+
+        def fail_late(vectors, changes):
+            real(vectors, changes)
+            raise MemoryError
+
+        monkeypatch.setattr(VectorIndex, "apply", fail_late)
+        with pytest.raises(MemoryError):
+            reader.search("q")
+        monkeypatch.undo()
+        assert len(reader.search("q")) == 2
 
 
 def test_the_log_is_folded_in_when_it_grows(index, path, embedder, monkeypatch):

@@ -1,0 +1,55 @@
+"""LangChain documents and our passages: conversion in and out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+
+from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
+
+KEY = "ctxcompress"
+
+
+def to_passages(documents: Sequence[Document]) -> list[Passage]:
+    """Passages numbered by position: documents may lack an id or share one."""
+    return [Passage(str(i), document.page_content) for i, document in enumerate(documents)]
+
+
+def from_result(documents: Sequence[Document], result: CompressionResult, *, drop_empty: bool) -> list[Document]:
+    """New documents with the kept texts; ids and metadata are those of the documents that went in."""
+    pairs = zip(documents, result.passages, strict=True)
+    return [
+        Document(id=d.id, page_content=p.text, metadata={**d.metadata, KEY: figures(result, p)}, type=d.type)
+        for d, p in pairs
+        if not (drop_empty and p.is_empty)
+    ]
+
+
+def figures(result: CompressionResult, passage: CompressedPassage) -> dict[str, Any]:
+    """What the run did to this passage and to the request, as plain JSON values."""
+    return {
+        "spans": [list(span) for span in passage.spans],
+        "n_chars_in": len(passage.original),
+        "n_tokens_in": result.n_tokens_in,
+        "n_tokens_out": result.n_tokens_out,
+        "keep_ratio": result.keep_ratio,
+        "seconds": result.seconds,
+        "from_cache": result.from_cache,
+    }
+
+
+def request_of(inputs: Mapping[str, Any]) -> tuple[Sequence[Document], str]:
+    """Documents and query of a chain's input, under the names that chains use.
+
+    Raises:
+        ValueError: one of the two is missing.
+    """
+    documents = inputs.get("documents", inputs.get("context"))
+    query = inputs.get("query", inputs.get("question", inputs.get("input")))
+    if documents is None or query is None:
+        raise ValueError(
+            f"needs 'documents' (or 'context') and 'query' (or 'question', 'input'), got the keys {sorted(inputs)}"
+        )
+    return documents, query
