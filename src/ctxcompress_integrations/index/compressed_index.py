@@ -7,7 +7,7 @@ of readers elsewhere, follow SQLite's change log, so there is one way for a chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
-from ctxcompress_integrations.index.embedding import given_vectors, identify, resolve, unit_rows
+from ctxcompress_integrations.index.embedding import given_rows, given_vectors, identify, resolve
 from ctxcompress_integrations.index.layout import Layout, Manifest
-from ctxcompress_integrations.index.reading import ReadableIndex, checked_ids
-from ctxcompress_integrations.index.rows import Row, to_rows
+from ctxcompress_integrations.index.reading import ReadableIndex, check_count, checked_ids
+from ctxcompress_integrations.index.rows import Row, sorted_out, to_rows
 from ctxcompress_integrations.index.vectors import IVF_FROM
 from ctxcompress_integrations.records import Passage
 
@@ -67,8 +67,7 @@ class CompressedIndex(ReadableIndex):
         Raises:
             IndexExistsError: something is already there.
         """
-        if isinstance(ivf_from, bool) or not isinstance(ivf_from, int) or ivf_from < 1:
-            raise ValueError(f"ivf_from must be a whole number of at least 1, got {ivf_from!r}")
+        check_count("ivf_from", ivf_from)
         layout = Layout(Path(path))
         if (embedder is None) != (dimension is not None):
             raise ValueError(f"give an embedder or a dimension, got embedder={embedder!r:.80}, dimension={dimension!r}")
@@ -119,6 +118,7 @@ class CompressedIndex(ReadableIndex):
         Raises:
             IndexDamagedError: ``passages.sqlite`` is lost too, or the manifest is and no embedder was given.
         """
+        check_count("batch_size", batch_size)
         layout = Layout(Path(path))
         if not layout.passages.exists():
             Manifest.read(layout)
@@ -149,10 +149,9 @@ class CompressedIndex(ReadableIndex):
         Returns:
             How many were new or changed.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        check_count("batch_size", batch_size)
         rows, n_changed = to_rows(passages), 0
-        given = None if vectors is None or not rows else self._checked_vectors(vectors, rows)
+        given = None if vectors is None or not rows else given_rows(vectors, len(rows), self.dimension)
         with self._changing():
             for start in range(0, len(rows), batch_size):
                 batch = slice(start, start + batch_size)
@@ -190,17 +189,12 @@ class CompressedIndex(ReadableIndex):
         with self._change_lock:
             if self._is_closed:
                 return
-            try:
+            with ExitStack() as last:  # each of these happens, whatever the one before it ran into
+                if self._file_lock is not None:
+                    last.callback(self._file_lock.release)
+                last.callback(self._shut)
                 if self._file_lock is not None:
                     self._flush(is_forced=False)
-            finally:
-                with self._lock:
-                    self._is_closed = True
-                    try:
-                        self._store.close()
-                    finally:
-                        if self._file_lock is not None:
-                            self._file_lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -220,25 +214,10 @@ class CompressedIndex(ReadableIndex):
                 raise IndexReadOnlyError(f"{self._layout.root} is open read-only: open it without read_only=True")
             yield
 
-    def _checked_vectors(self, vectors: ArrayLike, rows: list[Row]) -> NDArray[np.float32]:
-        array = np.asarray(vectors, np.float32)
-        if array.shape != (len(rows), self.dimension):
-            raise ValueError(f"vectors must have shape {[len(rows), self.dimension]}, got {list(array.shape)}")
-        if not np.isfinite(array).all() or not array.any(axis=1).all():
-            raise ValueError("vectors must be finite and none of them all zero: a zero vector has no direction")
-        return unit_rows(array, [row.text for row in rows], "vectors")
-
     def _add(self, rows: list[Row], given: NDArray[np.float32] | None) -> int:
         with self._view():
             stored = self._store.lookup([row.id for row in rows])
-        new: list[Row] = []
-        metadata: dict[str, str] = {}
-        for row in rows:
-            known = stored.get(row.id)
-            if known is None or known.text_sha256 != row.text_sha256 or given is not None:
-                new.append(row)
-            elif known.metadata != row.metadata:
-                metadata[row.id] = row.metadata
+        new, metadata = sorted_out(rows, stored, is_forced=given is not None)
         if new or metadata:
             vectors = given
             if vectors is None:

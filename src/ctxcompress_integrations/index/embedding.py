@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import EmbedderMismatchError, ModelLoadError, UnsupportedModelError
 from ctxcompress_integrations.index.layout import EmbedderIdentity
@@ -112,6 +112,21 @@ def given_vectors(dimension: int | None) -> EmbedderIdentity:
     if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
         raise ValueError(f"dimension must be a whole number of at least 1, got {dimension!r}")
     return EmbedderIdentity("given vectors", dimension, is_loadable=False, probe=None)
+
+
+def given_rows(vectors: ArrayLike, n: int, dimension: int) -> NDArray[np.float32]:
+    """float32 ``[n, d]``: vectors that the caller gave, at length 1.
+
+    Raises:
+        ValueError: another shape, or a vector without a direction (zero, NaN, infinite).
+    """
+    rows = np.asarray(vectors, np.float32)
+    if rows.shape != (n, dimension) or not np.isfinite(rows).all() or not rows.any(axis=1).all():
+        raise ValueError(
+            f"a vector must be {dimension} finite numbers that are not all zero: for {n} of them an array of shape "
+            f"{[n, dimension]}, got {list(rows.shape)}"
+        )
+    return unit_rows(rows, [""] * n, "given vectors")
 
 
 def check(embedder: TextEmbedder, identity: EmbedderIdentity) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ctxcompress_integrations.index.database import Database
 from ctxcompress_integrations.index.filters import where_sql
 from ctxcompress_integrations.index.layout import damaged
-from ctxcompress_integrations.index.rows import Row, text_sha256
+from ctxcompress_integrations.index.rows import Row, Stored, text_sha256
 from ctxcompress_integrations.records import Passage
 
 _SLICE = 900  # parameters per statement: SQLite before 3.32 takes 999
@@ -39,14 +39,6 @@ class State(NamedTuple):
     generation: int
     sequence: int
     flushed: int
-
-
-class Stored(NamedTuple):
-    """What must be known of a stored passage to see whether another one with its id changes it."""
-
-    internal: int
-    text_sha256: str
-    metadata: str
 
 
 class PassageStore:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import EmbedderMismatchError
-from ctxcompress_integrations.index.embedding import LazyEmbedder, unit_rows
+from ctxcompress_integrations.index.embedding import LazyEmbedder, given_rows
 from ctxcompress_integrations.index.filters import where_sql
 from ctxcompress_integrations.index.layout import Layout, Manifest, damaged
 from ctxcompress_integrations.index.live import LiveVectors
@@ -68,12 +68,7 @@ class ReadableIndex:
     def search_vector(self, vector: ArrayLike, k: int = 8, where: Where | None = None) -> list[Passage]:
         """``search`` with a vector ``[d]`` of any length in place of a query."""
         _check_search(k, where)
-        row = np.asarray(vector, np.float32)
-        if row.shape != (self.dimension,) or not np.isfinite(row).all() or not row.any():
-            raise ValueError(
-                f"vector must be {self.dimension} finite numbers that are not all zero, got shape {list(row.shape)}"
-            )
-        return self._search(unit_rows(row[None], ["search_vector"], "search_vector"), k, where)[0]
+        return self._search(given_rows([vector], 1, self.dimension), k, where)[0]
 
     def embed_query(self, query: str) -> NDArray[np.float32]:
         """float32 ``[d]``: the unit vector that ``search`` would look for."""
@@ -146,6 +141,11 @@ class ReadableIndex:
         if self._is_closed:
             raise ValueError(f"the index {self._layout.root} is closed: open it again with CompressedIndex.open")
 
+    def _shut(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._store.close()
+
     def _search(self, queries: NDArray[np.float32], k: int, where: Where | None) -> list[list[Passage]]:
         with self._view() as vectors:
             if queries.shape[1] != vectors.dimension:
@@ -162,6 +162,12 @@ class ReadableIndex:
             raise damaged(self._layout.vectors, f"holds the vector {error}, which has no passage") from error
 
 
+def check_count(name: str, value: object) -> None:
+    """Refuse what is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 def checked_ids(ids: Sequence[str]) -> list[str]:
     """``ids`` as a list; a single text is refused: it would be taken for a list of its characters."""
     if isinstance(ids, str):
@@ -174,6 +180,5 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
 
 
 def _check_search(k: int, where: Where | None) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    check_count("k", k)
     where_sql(where)

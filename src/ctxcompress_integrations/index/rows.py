@@ -23,6 +23,14 @@ class Row(NamedTuple):
     metadata: str
 
 
+class Stored(NamedTuple):
+    """What must be known of a stored passage to see whether another one with its id changes it."""
+
+    internal: int
+    text_sha256: str
+    metadata: str
+
+
 def to_rows(passages: Iterable[Passage]) -> list[Row]:
     """Rows of passages.
 
@@ -38,6 +46,25 @@ def to_rows(passages: Iterable[Passage]) -> list[Row]:
         seen.add(row.id)
         rows.append(row)
     return rows
+
+
+def sorted_out(
+    rows: Iterable[Row], stored: Mapping[str, Stored], *, is_forced: bool
+) -> tuple[list[Row], dict[str, str]]:
+    """What of ``rows`` needs a new vector, and the metadata by id of what differs in nothing else.
+
+    Args:
+        is_forced: all of them need one.
+    """
+    new: list[Row] = []
+    metadata: dict[str, str] = {}
+    for row in rows:
+        known = stored.get(row.id)
+        if is_forced or known is None or known.text_sha256 != row.text_sha256:
+            new.append(row)
+        elif known.metadata != row.metadata:
+            metadata[row.id] = row.metadata
+    return new, metadata
 
 
 def text_sha256(text: str) -> str:

@@ -9,6 +9,7 @@ from ctxcompress_integrations.errors import (
     IndexLockedError,
     IndexNotFoundError,
     IndexReadOnlyError,
+    ModelLoadError,
     UnsupportedModelError,
 )
 from ctxcompress_integrations.index import CompressedIndex
@@ -71,6 +72,22 @@ def test_search_by_vector_and_vectors_of(index, embedder):
     for wrong in ([1.0], [0.0] * 16, [float("nan")] * 16):
         with pytest.raises(ValueError, match="16 finite numbers"):
             index.search_vector(wrong)
+
+
+def test_vectors_that_are_known_already_are_not_made_again(path, embedder):
+    with CompressedIndex.create(path, embedder=None, dimension=3) as index:
+        assert index.add(passages("a", "b"), vectors=[[2, 0, 0], [0, 0, 9]], batch_size=1) == 2
+        assert index.search_vector([0, 0, 1])[0].id == "b"
+        assert index.add(passages("a"), vectors=[[0, 5, 0]]) == 1
+        assert index.vectors_of(["a"]).tolist() == [[0, 1, 0]]
+        for wrong in ([[1, 0, 0]], [[1, 0], [0, 1]], [[0, 0, 0], [1, 1, 1]]):
+            with pytest.raises(ValueError, match="3 finite numbers"):
+                index.add(passages("x", "y"), vectors=wrong)
+        with pytest.raises(ModelLoadError):
+            index.search("q")
+    for wrong in ({}, {"dimension": 0}, {"dimension": 3, "embedder": embedder}):
+        with pytest.raises(ValueError, match="dimension"):
+            CompressedIndex.create(path.with_name("other"), **{"embedder": None, **wrong})
 
 
 def test_an_id_added_again_replaces_and_unchanged_text_is_not_embedded(index, embedder):

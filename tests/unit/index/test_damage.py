@@ -186,6 +186,8 @@ def test_rebuild_embeds_again_what_the_passages_hold(closed, embedder, lost, is_
 
 
 def test_rebuild_says_what_it_cannot_do(closed, embedder, make_embedder):
+    with pytest.raises(ValueError, match="batch_size"):
+        CompressedIndex.rebuild(closed, embedder=embedder, batch_size=0)
     with CompressedIndex.open(closed, embedder=embedder), pytest.raises(IndexLockedError):
         CompressedIndex.rebuild(closed, embedder=embedder)
     with pytest.raises(EmbedderMismatchError):
