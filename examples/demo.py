@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ctxcompress_integrations import CompressedIndex, Passage, Pipeline, load_compressor
+from ctxcompress_integrations import Answer, CompressedIndex, Passage, Pipeline, load_compressor
 from ctxcompress_integrations._heatmap import report_html
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def main() -> None:
     console.print(f"heat maps: {REPORT}")
 
 
-def show(console: Console, answer, gold: str) -> None:
+def show(console: Console, answer: Answer, gold: str) -> None:
     result = answer.result
     table = Table(title=answer.query, title_justify="left", title_style="bold", expand=True)
     table.add_column("passage", no_wrap=True)

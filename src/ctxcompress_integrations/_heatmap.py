@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from ctxcompress_integrations.records import CompressedPassage, CompressionResult
 
-ELIDE_FROM = 400
-"""A cut stretch longer than this shows its first and last 200 characters only: the page stays small."""
+ELIDE_FROM = 1200
+"""A cut stretch longer than this shows its two ends only: the page stays small."""
 _N_SHADES = 6
 _STYLE = """
 .ctxc{font:15px/1.55 system-ui,sans-serif;max-width:60rem;color:#1b1f24}
@@ -49,7 +50,8 @@ def report_html(results: Iterable[CompressionResult], title: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>body{{margin:2rem auto;padding:0 1rem;max-width:60rem;background:#f6f8fa}}"
+        f"<title>{escape(title)}</title><style>"
+        "body{margin:2rem auto;padding:0 1rem;max-width:60rem;background:#f6f8fa}"
         f"@media(prefers-color-scheme:dark){{body{{background:#0d1117}}}}.ctxc+.ctxc{{margin-top:3rem}}{_STYLE}</style>"
         f'</head><body><div class="ctxc"><h2>{escape(title)}</h2><p class="fig">kept text, darker where the question '
         f"finds more: {legend} &nbsp; <del>cut text</del></p></div>\n{sections}</body></html>\n"
@@ -98,7 +100,7 @@ def _shaded(text: str, shades: np.ndarray, start: int, end: int) -> Iterator[str
     if start == end:
         return
     edges = [start, *(start + 1 + np.flatnonzero(np.diff(shades[start:end]))).tolist(), end]
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         piece = escape(text[a:b])
         yield f'<i class="s{shades[a]}">{piece}</i>' if shades[a] else piece
 

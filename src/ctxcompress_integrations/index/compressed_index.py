@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -199,9 +198,7 @@ class CompressedIndex(ReadableIndex):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- below
@@ -236,11 +233,12 @@ class CompressedIndex(ReadableIndex):
 
     def _flush(self, *, is_forced: bool) -> None:
         with self._view() as vectors:
-            n_pending, n_vectors, sequence = self._store.n_pending(), len(vectors), self._live.sequence
+            n_pending, sequence = self._store.n_pending(), self._live.sequence
+            is_outgrown = not vectors.is_ivf and vectors.needs_fit(self._manifest.ivf_from)
         if not n_pending and not is_forced:
             return
         # Outside the lock: searches go on meanwhile, and only this thread may change the vectors.
-        if is_forced or (n_vectors >= self._manifest.ivf_from and not vectors.is_ivf):
+        if is_forced or is_outgrown:
             vectors = vectors.fitted(self._manifest.ivf_from)
         snapshots.save(self._layout, vectors, sequence, self._forget)
         with self._lock:

@@ -68,7 +68,7 @@ class ReadableIndex:
     def search_vector(self, vector: ArrayLike, k: int = 8, where: Where | None = None) -> list[Passage]:
         """``search`` with a vector ``[d]`` of any length in place of a query."""
         _check_search(k, where)
-        return self._search(given_rows([vector], 1, self.dimension), k, where)[0]
+        return self._search(given_rows(np.asarray(vector, np.float32)[None], 1, self.dimension), k, where)[0]
 
     def embed_query(self, query: str) -> NDArray[np.float32]:
         """float32 ``[d]``: the unit vector that ``search`` would look for."""

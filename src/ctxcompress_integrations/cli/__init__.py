@@ -1,0 +1,59 @@
+"""The command line. ``main`` turns every known error into one line with its cure; commands import what they need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ctxcompress_integrations import __version__
+from ctxcompress_integrations.cli import bench, compress, doctor, index
+
+app = typer.Typer(
+    help="Index passages, ask questions, and keep of what is found only what the question needs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("index")(index.index)
+app.command("ask")(index.ask)
+app.command("compress")(compress.compress)
+app.command("verify")(index.verify)
+app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"ctxcompress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: exit code 0, 1 for a failure, 2 for wrong usage, 130 for ctrl-C."""
+    from ctxcompress_integrations.errors import CtxCompressError
+
+    try:
+        app()
+    except (CtxCompressError, ValueError, OSError) as error:
+        if os.environ.get("CTXCOMPRESS_DEBUG"):
+            raise
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+            sys.exit(1)
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)
+        sys.exit(130)

@@ -1,0 +1,50 @@
+"""``bench``: measurements that write JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from ctxcompress_integrations.cli import options as o
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.evaluation.rows import Row
+
+
+def bench(
+    name: Annotated[Literal["quito", "mini"], typer.Argument(help="What to measure.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini'.")
+    ] = None,
+    device: o.Device = "auto",
+) -> None:
+    """Measure, print each row as it is known, and write JSON. Exit code 1 when a target is missed."""
+    from ctxcompress_integrations.evaluation.rows import write_report
+
+    rows: list[Row] = []
+    console = Console()
+
+    def report(row: Row) -> None:
+        rows.append(row)
+        value = f"{row.value:.4g} {row.unit}" if row.value is not None else f"not measured: {row.why}"
+        verdict = {True: "[green]ok[/green]", False: "[red]missed[/red]", None: ""}[row.ok]
+        target = f"(target {row.target})" if row.target else ""
+        console.print(f"{row.measure}: [bold]{value}[/bold] {target} {verdict}", highlight=False)
+
+    if name == "quito":
+        from ctxcompress_integrations.evaluation.bench_quito import bench_quito
+
+        bench_quito(report, device=device)
+    else:
+        from ctxcompress_integrations.evaluation.bench_mini import bench_mini
+
+        bench_mini(report, data=data, device=device)
+    if json_file is not None:
+        arguments = " ".join(["ctxcompress", *sys.argv[1:]])
+        write_report(json_file, arguments, rows)
+    raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)

@@ -1,0 +1,166 @@
+"""``index``, ``ask`` and ``verify``: the commands that work on an index directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ctxcompress_integrations.cli import options as o
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.pipeline import Answer
+
+
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="Text files, JSON lines, or folders of them.")],
+    index: o.IndexDir,
+    embedder: Annotated[str, typer.Option(help="mini or a sentence-transformers name.")] = "mini",
+    chunk_chars: Annotated[int, typer.Option(min=50, help="Characters per passage of a text file.")] = 1000,
+    as_json: o.Json = False,
+) -> None:
+    """Add files to an index. What is unchanged since the last run costs nothing."""
+    from ctxcompress_integrations.cli.files import Reading
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+
+    reading = Reading(chunk_chars)
+    reading.read(paths)
+    if not reading.passages:
+        raise ValueError(f"nothing to index in {', '.join(map(str, paths))}: {_skipped(reading.skipped)}")
+    console = Console(stderr=True, quiet=as_json)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        CompressedIndex.create(index, embedder=embedder, exist_ok=True) as opened,
+        Progress(*columns, console=console) as progress,
+    ):
+        task = progress.add_task(f"indexing into {index}", total=len(reading.passages))
+        n_changed = opened.add(
+            reading.passages.values(), progress=lambda done, _: progress.update(task, completed=done)
+        )
+        n_passages = len(opened)
+    if as_json:
+        figures = {
+            "index": str(index),
+            "n_passages": n_passages,
+            "n_changed": n_changed,
+            "n_read": len(reading.passages),
+        }
+        typer.echo(json.dumps(figures | {"n_skipped": len(reading.skipped), "skipped": reading.skipped[:20]}))
+        return
+    typer.echo(f"{n_passages} passages in {index}, {n_changed} new or changed")
+    if reading.skipped:
+        typer.echo(_skipped(reading.skipped), err=True)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in any language.")],
+    index: o.IndexDir,
+    k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 8,
+    keep_ratio: o.KeepRatio = None,
+    token_budget: o.TokenBudget = None,
+    threshold: o.Threshold = None,
+    unit: o.UnitName = "sentence",
+    where: Annotated[list[str] | None, typer.Option(help="key=value that the metadata must have; repeatable.")] = None,
+    method: o.Method = "mini",
+    model: o.Model = None,
+    device: o.Device = "auto",
+    html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Retrieve passages for a question and keep what it needs."""
+    from ctxcompress_integrations._heatmap import report_html
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+    from ctxcompress_integrations.loading import load_compressor
+    from ctxcompress_integrations.pipeline import Pipeline
+
+    limits = limits_of(keep_ratio, token_budget, threshold)
+    conditions = dict(_condition(text) for text in where or [])
+    with CompressedIndex.open(index, read_only=True) as opened:
+        compressor = load_compressor(method, model=model, device=device, **limits, unit=unit)
+        answer = Pipeline(opened, compressor, k=k).ask(question, where=conditions or None)
+    if html is not None:
+        html.write_text(report_html([answer.result], question), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(answer_json(answer), ensure_ascii=False))
+        return
+    table = Table(expand=True)
+    for name, settings in {
+        "passage": {"overflow": "fold"},
+        "similarity": {"justify": "right"},
+        "kept": {"ratio": 1},
+    }.items():
+        table.add_column(name, **settings)  # type: ignore[arg-type]
+    for passage in answer.result.passages:
+        kept = escape(passage.text) or "[dim]nothing[/dim]"
+        table.add_row(escape(passage.id), f"{passage.score:.2f}", kept)
+    console = Console()
+    console.print(table)
+    ms = 1000 * (answer.seconds_retrieve + answer.seconds_compress)
+    result = answer.result
+    console.print(f"{result.n_tokens_in} -> {result.n_tokens_out} tokens ({result.keep_ratio:.0%} kept), {ms:.0f} ms")
+
+
+def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], as_json: o.Json = False) -> None:
+    """Check every file of an index: hashes, database, the same ids on both sides."""
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+
+    with CompressedIndex.open(index, read_only=True) as opened:
+        problems, n_passages = opened.verify(), len(opened)
+    if as_json:
+        typer.echo(json.dumps({"index": str(index), "n_passages": n_passages, "problems": problems}))
+    else:
+        typer.echo("\n".join(problems) or f"{index}: {n_passages} passages, no problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: float | None) -> dict[str, Any]:
+    """The limits given, or a quarter of the tokens."""
+    given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
+    return given if any(value is not None for value in given.values()) else given | {"keep_ratio": 0.25}
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """One answer as plain JSON values."""
+    result = answer.result
+    return {
+        "question": answer.query,
+        "n_tokens_in": result.n_tokens_in,
+        "n_tokens_out": result.n_tokens_out,
+        "keep_ratio": result.keep_ratio,
+        "seconds_retrieve": answer.seconds_retrieve,
+        "seconds_compress": answer.seconds_compress,
+        "text": result.text,
+        "passages": [
+            {
+                "id": p.id,
+                "score": p.score,
+                "text": p.text,
+                "spans": [list(s) for s in p.spans],
+                "metadata": dict(p.metadata),
+            }
+            for p in result.passages
+        ],
+    }
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise ValueError(f"--where takes key=value, got {text!r}")
+    try:
+        return key, json.loads(value)  # numbers, true and false are themselves
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _skipped(skipped: list[tuple[str, str]]) -> str:
+    if not skipped:
+        return "no files"
+    named = ", ".join(f"{name} ({why})" for name, why in skipped[:3])
+    return f"skipped {len(skipped)}: {named}{' ...' if len(skipped) > 3 else ''}"
