@@ -110,5 +110,12 @@ class LazyCompressor:
                 self._compressor = TextCompressor(scorer, **c.options)
             return self._compressor
 
+    def around(self, compressor: TextCompressor) -> LazyCompressor:
+        """The same configuration with a compressor that is built already."""
+        return LazyCompressor(self._config, compressor)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LazyCompressor) and self._config == other._config
+
     def __reduce__(self) -> tuple[Any, ...]:
         return LazyCompressor, (self._config,)

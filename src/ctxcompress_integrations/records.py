@@ -122,6 +122,18 @@ class CompressionResult:
         """Kept tokens / input tokens; 1.0 for an empty request."""
         return self.n_tokens_out / self.n_tokens_in if self.n_tokens_in else 1.0
 
+    def figures(self, passage: CompressedPassage) -> dict[str, Any]:
+        """What the run did to one of its passages and to the request, as plain JSON values, for a host's metadata."""
+        return {
+            "spans": [list(span) for span in passage.spans],
+            "n_chars_in": len(passage.original),
+            "n_tokens_in": self.n_tokens_in,
+            "n_tokens_out": self.n_tokens_out,
+            "keep_ratio": self.keep_ratio,
+            "seconds": self.seconds,
+            "from_cache": self.from_cache,
+        }
+
     def _repr_html_(self) -> str:
         from ctxcompress_integrations._heatmap import result_html
 

@@ -73,6 +73,8 @@ class TextEncoder:
         vector: Floats = self.embed_documents([text])[0]
         return vector
 
+    embed_queries = embed_documents  # questions are embedded like texts
+
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``, without special tokens."""
         return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
@@ -118,7 +120,10 @@ class SentenceEmbedder:
 
     def embed_query(self, text: str) -> Floats:
         """Vector float32 ``[d]``, with the model's own query prompt when it has one."""
-        encode = getattr(self.model, "encode_query", self.model.encode)
-        vectors: Floats = np.asarray(encode([text], convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)
-        vector: Floats = vectors[0]
+        vector: Floats = self.embed_queries([text])[0]
         return vector
+
+    def embed_queries(self, texts: Sequence[str]) -> Floats:
+        """Vectors float32 ``[n, d]``, with the model's own query prompt when it has one."""
+        encode = getattr(self.model, "encode_query", self.model.encode)
+        return np.asarray(encode(list(texts), convert_to_numpy=True, show_progress_bar=False), dtype=np.float32)

@@ -71,7 +71,7 @@ class ContextDocumentCompressor(BaseDocumentCompressor):
     ) -> Self:
         """Around a built compressor, with the options that it was built with. A pickle keeps the fields alone."""
         made = cls(**compressor.options.as_fields(), drop_empty=drop_empty, on_error=on_error)
-        made._lazy = LazyCompressor(CompressorConfig(), compressor)
+        made._lazy = made._lazy.around(compressor)
         return made
 
     def compress_documents(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from langchain_core.documents import Document
 
-from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
+from ctxcompress_integrations.records import CompressionResult, Passage
 
 KEY = "ctxcompress"
 
@@ -21,23 +22,10 @@ def from_result(documents: Sequence[Document], result: CompressionResult, *, dro
     """New documents with the kept texts; ids and metadata are those of the documents that went in."""
     pairs = zip(documents, result.passages, strict=True)
     return [
-        Document(id=d.id, page_content=p.text, metadata={**d.metadata, KEY: figures(result, p)}, type=d.type)
+        Document(id=d.id, page_content=p.text, metadata={**deepcopy(d.metadata), KEY: result.figures(p)}, type=d.type)
         for d, p in pairs
         if not (drop_empty and p.is_empty)
     ]
-
-
-def figures(result: CompressionResult, passage: CompressedPassage) -> dict[str, Any]:
-    """What the run did to this passage and to the request, as plain JSON values."""
-    return {
-        "spans": [list(span) for span in passage.spans],
-        "n_chars_in": len(passage.original),
-        "n_tokens_in": result.n_tokens_in,
-        "n_tokens_out": result.n_tokens_out,
-        "keep_ratio": result.keep_ratio,
-        "seconds": result.seconds,
-        "from_cache": result.from_cache,
-    }
 
 
 def request_of(inputs: Mapping[str, Any]) -> tuple[Sequence[Document], str]:

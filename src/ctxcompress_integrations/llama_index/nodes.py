@@ -1,0 +1,45 @@
+"""LlamaIndex nodes and our passages: conversion in and out, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+
+from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
+
+KEY = "ctxcompress"
+
+
+def to_passages(nodes: Sequence[NodeWithScore]) -> dict[int, Passage]:
+    """Position -> passage for the nodes that hold text; the others (images, say) are not ours to change."""
+    return {
+        i: Passage(str(i), text, scored.score)
+        for i, scored in enumerate(nodes)
+        if isinstance(scored.node, TextNode) and (text := scored.node.get_content(MetadataMode.NONE))
+    }
+
+
+def from_result(
+    nodes: Sequence[NodeWithScore], positions: Sequence[int], result: CompressionResult, *, drop_empty: bool
+) -> list[NodeWithScore]:
+    """New nodes with the kept texts, in order; nodes without text pass as they are."""
+    kept = dict(zip(positions, result.passages, strict=True))
+    found = []
+    for i, scored in enumerate(nodes):
+        passage = kept.get(i)
+        if passage is None or not isinstance(scored.node, TextNode):
+            found.append(scored.model_copy(deep=True))
+        elif not (drop_empty and passage.is_empty):
+            found.append(NodeWithScore(node=_shortened(scored.node, passage, result), score=scored.score))
+    return found
+
+
+def _shortened(node: TextNode, passage: CompressedPassage, result: CompressionResult) -> TextNode:
+    """A copy with the same id, relationships and metadata; the figures cost neither the LLM nor an embedder a token."""
+    copy = node.model_copy(deep=True)
+    copy.set_content(passage.text)
+    copy.metadata[KEY] = result.figures(passage)
+    copy.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, KEY]
+    copy.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, KEY]
+    return copy

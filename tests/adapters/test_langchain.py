@@ -1,0 +1,171 @@
+"""The LangChain side beyond the published suites: chains, classic retrievers, tracing, failures."""
+
+import asyncio
+import pickle
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+
+from ctxcompress_integrations import TextCompressor
+from ctxcompress_integrations.langchain import (
+    CompressedIndexVectorStore,
+    CompressedRetriever,
+    ContextDocumentCompressor,
+)
+from ctxcompress_integrations.scorers.lexical import Lexical
+
+QUERY = "How tall is the tower?"
+TEXTS = [
+    "The tower stands in Paris. The tower is 330 metres tall. Many people visit it each year.",
+    "Bananas are yellow. They grow in the tropics. Nobody knows why.",
+]
+DOCUMENTS = [Document(id=f"d{i}", page_content=text, metadata={"page": i}) for i, text in enumerate(TEXTS)]
+
+
+class Recorder(BaseCallbackHandler):
+    def __init__(self):
+        self.names, self.errors = [], []
+
+    def on_chain_start(self, serialized, inputs, *, name=None, **kwargs):
+        self.names.append(name)
+
+    def on_chain_error(self, error, **kwargs):
+        self.errors.append(error)
+
+
+@pytest.fixture
+def compressor():
+    return ContextDocumentCompressor(method="lexical", keep_ratio=0.4)
+
+
+@pytest.fixture
+def retriever(compressor):
+    store = CompressedIndexVectorStore.from_texts(
+        TEXTS, DeterministicFakeEmbedding(size=8), [{"page": i} for i in range(2)], ids=["d0", "d1"]
+    )
+    return CompressedRetriever(retriever=store.as_retriever(search_kwargs={"k": 2}), compressor=compressor)
+
+
+def test_figures_stand_under_one_key_and_spans_point_at_the_original(compressor):
+    kept = compressor.compress_documents(DOCUMENTS, QUERY)
+    assert [d.id for d in kept] == ["d0"]
+    assert set(kept[0].metadata) == {"page", "ctxcompress"}
+    figures = kept[0].metadata["ctxcompress"]
+    assert " ".join(TEXTS[0][a:b] for a, b in figures["spans"]) == kept[0].page_content
+    assert figures["n_tokens_out"] < figures["n_tokens_in"]
+
+
+def test_chain_sends_the_compressed_text(retriever):
+    seen = []
+    prompt = ChatPromptTemplate.from_template("{context}\n{question}")
+    chain = (
+        {"context": retriever | (lambda ds: "\n".join(d.page_content for d in ds)), "question": RunnablePassthrough()}
+        | prompt
+        | RunnableLambda(lambda p: seen.append(p.to_string()) or p)
+        | FakeListChatModel(responses=["330 metres"])
+        | StrOutputParser()
+    )
+    assert chain.invoke(QUERY) == "330 metres"
+    assert "330 metres tall" in seen[0]
+    assert "tropics" not in seen[0]
+
+
+async def test_runnable_is_traced_sync_and_async(compressor):
+    recorder = Recorder()
+    runnable = compressor.as_runnable()
+    config = {"callbacks": [recorder]}
+    found = runnable.invoke({"context": DOCUMENTS, "question": QUERY}, config)
+    later = await runnable.ainvoke({"documents": DOCUMENTS, "query": QUERY}, config)
+    assert [d.page_content for d in found] == [d.page_content for d in later]
+    compressor.compress_documents(DOCUMENTS, QUERY, callbacks=[recorder])
+    assert recorder.names == ["ContextDocumentCompressor"] * 3
+    with pytest.raises(ValueError, match="question"):
+        runnable.invoke({"documents": DOCUMENTS})
+    assert len(runnable.batch([{"documents": DOCUMENTS, "query": QUERY}] * 3)) == 3
+
+
+def test_classic_compression_retriever_and_pipeline(compressor, retriever):
+    classic = pytest.importorskip("langchain_classic.retrievers")
+    pipeline = pytest.importorskip("langchain_classic.retrievers.document_compressors")
+    for inner in (compressor, pipeline.DocumentCompressorPipeline(transformers=[compressor])):
+        wrapped = classic.ContextualCompressionRetriever(base_compressor=inner, base_retriever=retriever.retriever)
+        assert "330 metres" in " ".join(d.page_content for d in wrapped.invoke(QUERY))
+
+
+async def test_async_classic_retriever(compressor, retriever):
+    classic = pytest.importorskip("langchain_classic.retrievers")
+    wrapped = classic.ContextualCompressionRetriever(base_compressor=compressor, base_retriever=retriever.retriever)
+    assert "330 metres" in " ".join(d.page_content for d in await wrapped.ainvoke(QUERY))
+
+
+def test_configuration_is_checked_at_construction_and_survives_pickling(compressor):
+    compressor.compress_documents(DOCUMENTS, QUERY)
+    copy = pickle.loads(pickle.dumps(compressor))
+    assert copy == compressor
+    assert copy.compress_documents(DOCUMENTS, QUERY)[0].page_content
+    for fields, message in (
+        ({"keep_ratio": 1.5}, "1.5"),
+        ({"keep_ratio": 0.5, "token_budget": 9}, "exactly one"),
+        ({"method": "nothing"}, "nothing"),
+        ({"keep": 1}, "keep"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ContextDocumentCompressor(**fields)
+
+
+class Failing(Lexical):
+    def score(self, requests):
+        raise RuntimeError("out of memory")
+
+
+async def test_on_error(caplog):
+    compressor = TextCompressor(Failing(), keep_ratio=0.5)
+    recorder = Recorder()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ContextDocumentCompressor.from_compressor(compressor).compress_documents(DOCUMENTS, QUERY, [recorder])
+    assert recorder.errors
+    lenient = ContextDocumentCompressor.from_compressor(compressor, on_error="passthrough")
+    assert lenient.compress_documents(DOCUMENTS, QUERY) == DOCUMENTS
+    assert await lenient.acompress_documents(DOCUMENTS, QUERY) == DOCUMENTS
+    assert "out of memory" in caplog.text
+
+
+async def test_concurrent_requests_share_batches():
+    class Counting(Lexical):
+        n_calls = 0
+
+        def score(self, requests):
+            Counting.n_calls += 1
+            return super().score(requests)
+
+    made = ContextDocumentCompressor.from_compressor(TextCompressor(Counting(), keep_ratio=0.4, cache_size=0))
+    await asyncio.gather(*(made.acompress_documents(DOCUMENTS, f"{QUERY} {i}") for i in range(16)))
+    assert Counting.n_calls < 16
+
+
+def test_store_filters_mmr_and_relevance(retriever):
+    store = retriever.retriever.vectorstore
+    assert [d.id for d in store.similarity_search(TEXTS[0], k=2, filter={"page": 1})] == ["d1"]
+    best, score = store.similarity_search_with_score(TEXTS[0], k=1)[0]
+    assert best.id == "d0"
+    assert score == pytest.approx(1.0, abs=1e-4)
+    assert store.similarity_search_with_relevance_scores(TEXTS[0], k=1)[0][1] == pytest.approx(1.0, abs=1e-4)
+    assert {d.id for d in store.max_marginal_relevance_search(TEXTS[0], k=2)} == {"d0", "d1"}
+    threshold = {"score_threshold": 0.99}
+    strict = store.as_retriever(search_type="similarity_score_threshold", search_kwargs=threshold)
+    assert [d.id for d in strict.invoke(TEXTS[0])] == ["d0"]
+    with pytest.raises(ValueError, match="ids"):
+        store.add_texts(["a", "b"], ids=["only one"])
+
+
+def test_retriever_streams_and_takes_k(retriever):
+    assert len(retriever.invoke(QUERY, k=1)) <= 1
+    assert next(iter(retriever.stream(QUERY)))[0].id == "d0"
+    with pytest.raises(ValueError, match="k"):
+        CompressedRetriever(retriever=retriever.retriever, compressor=retriever.compressor, k=0)
