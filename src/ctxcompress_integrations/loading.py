@@ -114,6 +114,9 @@ class LazyCompressor:
         """The same configuration with a compressor that is built already."""
         return LazyCompressor(self._config, compressor)
 
+    def __hash__(self) -> int:
+        return hash((self._config.method, self._config.model))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LazyCompressor) and self._config == other._config
 
