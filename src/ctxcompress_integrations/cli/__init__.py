@@ -41,7 +41,7 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: exit code 0, 1 for a failure, 2 for wrong usage, 130 for ctrl-C."""
+    """Entry point: exit code 0, 1 for a failure, 2 for wrong usage; typer makes it 130 for ctrl-C."""
     from ctxcompress_integrations.errors import CtxCompressError
 
     try:
@@ -54,6 +54,3 @@ def main() -> None:
             sys.exit(1)
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)
-        sys.exit(130)

@@ -16,6 +16,7 @@ from ctxcompress_integrations.cli import options as o
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.pipeline import Answer
+    from ctxcompress_integrations.records import Passage
 
 
 def index(
@@ -27,23 +28,16 @@ def index(
 ) -> None:
     """Add files to an index. What is unchanged since the last run costs nothing."""
     from ctxcompress_integrations.cli.files import Reading
-    from ctxcompress_integrations.index.compressed_index import CompressedIndex
 
     reading = Reading(chunk_chars)
     reading.read(paths)
     if not reading.passages:
         raise ValueError(f"nothing to index in {', '.join(map(str, paths))}: {_skipped(reading.skipped)}")
-    console = Console(stderr=True, quiet=as_json)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        CompressedIndex.create(index, embedder=embedder, exist_ok=True) as opened,
-        Progress(*columns, console=console) as progress,
-    ):
-        task = progress.add_task(f"indexing into {index}", total=len(reading.passages))
-        n_changed = opened.add(
-            reading.passages.values(), progress=lambda done, _: progress.update(task, completed=done)
-        )
-        n_passages = len(opened)
+    try:
+        n_passages, n_changed = _add(index, embedder, list(reading.passages.values()), is_quiet=as_json)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)
+        raise
     if as_json:
         figures = {
             "index": str(index),
@@ -117,6 +111,20 @@ def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], 
     else:
         typer.echo("\n".join(problems) or f"{index}: {n_passages} passages, no problems")
     raise typer.Exit(1 if problems else 0)
+
+
+def _add(path: Path, embedder: str, passages: list[Passage], *, is_quiet: bool) -> tuple[int, int]:
+    """Passages in the index afterwards, and how many were new or changed; a progress bar meanwhile."""
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        CompressedIndex.create(path, embedder=embedder, exist_ok=True) as opened,
+        Progress(*columns, console=Console(stderr=True, quiet=is_quiet)) as progress,
+    ):
+        task = progress.add_task(f"indexing into {path}", total=len(passages))
+        n_changed = opened.add(passages, batch_size=64, progress=lambda n, _: progress.update(task, completed=n))
+        return len(opened), n_changed
 
 
 def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: float | None) -> dict[str, Any]:

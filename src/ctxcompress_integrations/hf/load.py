@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def load_encoder(name: str = MINI, *, device: str = "auto", dtype: str = "auto")
     folder = mini_folder()
     if folder is not None:
         check_mini(folder)
-        return _load("AutoModel", str(folder), None, device, chosen)
+        with _no_progress_bar():
+            return _load("AutoModel", str(folder), None, device, chosen)
     loaded = _load("AutoModel", MINI_HUB, MINI_REVISION, device, chosen)
     cached = require("huggingface_hub", extra="torch").try_to_load_from_cache(
         MINI_HUB, "model.safetensors", revision=MINI_REVISION
@@ -165,6 +167,19 @@ def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _cannot_load(name, error) from error
     return model.to(target).eval(), tokenizer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Transformers draws a bar even for what loads in a tenth of a second; big models keep theirs."""
+    logging = require("transformers", extra="torch").utils.logging
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _is_at_hand(name: str, revision: str | None) -> bool:
