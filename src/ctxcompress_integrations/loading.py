@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, TypeAlias, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
-from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Unit
-from ctxcompress_integrations.scorers import available_scorers, scorer_class
+from ctxcompress_integrations.options import CompressionOptions, OptionArguments
+from ctxcompress_integrations.scorers import scorer_class
 from ctxcompress_integrations.scorers.base import Scorer
 
 
@@ -44,81 +43,48 @@ def load_compressor(
     return TextCompressor(scorer, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class CompressorConfig:
-    """The plain values from which a host component makes its compressor; half of the tokens is kept unless it says.
-
-    Raises:
-        ValueError: as :class:`~ctxcompress_integrations.options.CompressionOptions`, at construction.
-    """
-
-    method: str = "mini"
-    model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    layer: int | None = None
-    keep_ratio: float | None = None
-    token_budget: int | None = None
-    threshold: float | None = None
-    unit: Unit = "sentence"
-    protect: str | list[str] | None = None
-    joiner: str | None = None
-
-    def __post_init__(self) -> None:
-        CompressionOptions().updated(self.options)
-        if self.method not in available_scorers():
-            raise ValueError(f"there is no scorer {self.method!r}; known names: {', '.join(available_scorers())}")
-
-    @property
-    def options(self) -> OptionArguments:
-        """The options of a compression, with a limit."""
-        limits = {name: getattr(self, name) for name in LIMITS}
-        if all(value is None for value in limits.values()):
-            limits["keep_ratio"] = 0.5
-        return {
-            "keep_ratio": limits["keep_ratio"],
-            "token_budget": limits["token_budget"],
-            "threshold": limits["threshold"],
-            "unit": self.unit,
-            "protect": self.protect,
-            "joiner": self.joiner,
-        }
+ModelKey: TypeAlias = tuple[str, str | None, str, str, int | None]
+"""Method, model, device, dtype and layer: what decides which scorer is loaded."""
 
 
 class LazyCompressor:
     """A compressor that loads on first use; components with the same model share it while one of them lives.
 
     Pickles and copies carry the configuration alone: they load again, or share.
+
+    Args:
+        key: what to load.
+        options: the compressor's defaults.
+        compressor: one that is built already.
     """
 
-    _scorers: ClassVar[WeakValueDictionary[tuple[Any, ...], Scorer]] = WeakValueDictionary()
+    _scorers: ClassVar[WeakValueDictionary[ModelKey, Scorer]] = WeakValueDictionary()
     _loading = threading.Lock()
 
-    def __init__(self, config: CompressorConfig, compressor: TextCompressor | None = None) -> None:
-        self._config, self._compressor = config, compressor
+    def __init__(self, key: ModelKey, options: OptionArguments, compressor: TextCompressor | None = None) -> None:
+        self._key, self._options, self._compressor = key, options, compressor
 
     def get(self) -> TextCompressor:
         """The compressor, loaded."""
         with self._loading:
             if self._compressor is None:
-                c = self._config
-                key = (c.method, c.model, c.device, c.dtype, c.layer)
-                scorer = self._scorers.get(key)
+                scorer = self._scorers.get(self._key)
                 if scorer is None:
-                    scorer = scorer_class(c.method).load(model=c.model, device=c.device, dtype=c.dtype, layer=c.layer)
-                    self._scorers[key] = scorer
-                self._compressor = TextCompressor(scorer, **c.options)
+                    method, model, device, dtype, layer = self._key
+                    scorer = scorer_class(method).load(model=model, device=device, dtype=dtype, layer=layer)
+                    self._scorers[self._key] = scorer
+                self._compressor = TextCompressor(scorer, **self._options)
             return self._compressor
 
     def around(self, compressor: TextCompressor) -> LazyCompressor:
         """The same configuration with a compressor that is built already."""
-        return LazyCompressor(self._config, compressor)
-
-    def __hash__(self) -> int:
-        return hash((self._config.method, self._config.model))
+        return LazyCompressor(self._key, self._options, compressor)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LazyCompressor) and self._config == other._config
+        return isinstance(other, LazyCompressor) and (self._key, self._options) == (other._key, other._options)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyCompressor, (self._config,)
+        return LazyCompressor, (self._key, self._options)

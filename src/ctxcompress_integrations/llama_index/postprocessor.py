@@ -11,19 +11,17 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any
 
-from llama_index.core.bridge.pydantic import ConfigDict, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.host_fields import CompressorFields
 from ctxcompress_integrations.llama_index.nodes import from_result, to_passages
-from ctxcompress_integrations.loading import CompressorConfig, LazyCompressor
-from ctxcompress_integrations.options import Unit
 from ctxcompress_integrations.records import CompressionResult
 
 logger = logging.getLogger(__name__)
@@ -53,55 +51,19 @@ class CompressionEndEvent(BaseEvent):
         return "CompressionEndEvent"
 
 
-class ContextNodePostprocessor(BaseNodePostprocessor):
+class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     """Prune retrieved nodes to what the query needs, under one budget over all of them.
 
     New nodes come back, with the same ids, scores, relationships and metadata, and the run's figures under
     ``metadata["ctxcompress"]``, hidden from LLM and embedder.
 
-    Args:
-        method: "mini", "quito", "quito_x", "lexical" or a registered name.
-        model, device, dtype, layer: as for :func:`~ctxcompress_integrations.load_compressor`.
-        keep_ratio, token_budget, threshold: how much to keep, at most one of them; half when none is given.
-        unit, protect, joiner: as for :meth:`~ctxcompress_integrations.TextCompressor.compress`.
-        drop_empty: leave out nodes of which nothing was kept.
-        on_error: "passthrough" hands the nodes on as they came, with a logged warning, when compression fails.
+    Fields as :class:`~ctxcompress_integrations.host_fields.CompressorFields` documents them.
 
     Raises:
         ValueError: a field that no request could use, at construction; a missing query, when called.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
-    method: str = "mini"
-    model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    layer: int | None = None
-    keep_ratio: float | None = None
-    token_budget: int | None = None
-    threshold: float | None = None
-    unit: Unit = "sentence"
-    protect: str | list[str] | None = None
-    joiner: str | None = None
-    drop_empty: bool = True
-    on_error: Literal["raise", "passthrough"] = "raise"
-
-    _lazy: LazyCompressor = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Check the configuration; load nothing."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CompressorConfig)}
-        self._lazy = LazyCompressor(CompressorConfig(**fields))
-
-    @classmethod
-    def from_compressor(
-        cls, compressor: TextCompressor, *, drop_empty: bool = True, on_error: Literal["raise", "passthrough"] = "raise"
-    ) -> Self:
-        """Around a built compressor, with the options that it was built with. A pickle keeps the fields alone."""
-        made = cls(**compressor.options.as_fields(), drop_empty=drop_empty, on_error=on_error)
-        made._lazy = made._lazy.around(compressor)
-        return made
 
     @classmethod
     def class_name(cls) -> str:

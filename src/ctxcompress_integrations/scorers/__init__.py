@@ -26,14 +26,18 @@ def available_scorers() -> list[str]:
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
+def check_name(name: str) -> None:
+    """``ValueError`` with the known names when there is no scorer ``name``; loads nothing."""
+    if name not in available_scorers():
+        raise ValueError(f"there is no scorer {name!r}; known names: {', '.join(available_scorers())}")
+
+
 def scorer_class(name: str) -> type[Scorer]:
     """The class registered under ``name``; ``ValueError`` with the known names when there is none."""
+    check_name(name)
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
         found: type[Scorer] = getattr(import_module(module), attribute)
         return found
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            loaded: type[Scorer] = point.load()
-            return loaded
-    raise ValueError(f"there is no scorer {name!r}; known names: {', '.join(available_scorers())}")
+    loaded: type[Scorer] = next(point for point in entry_points(group=ENTRY_POINTS) if point.name == name).load()
+    return loaded
