@@ -23,6 +23,8 @@ from ctxcompress_integrations.text.segment import segment
 from ctxcompress_integrations.text.select import Mask, ScoredWords, select_above, select_within
 from ctxcompress_integrations.text.spans import join_spans, spans_of
 
+MAX_CACHED_CHARS = 200_000
+"""Requests longer than this are scored again each time: their scores would take tens of megabytes."""
 _CacheKey: TypeAlias = tuple[str, tuple[str, ...]]
 
 
@@ -175,8 +177,9 @@ class TextCompressor:
         fresh = dict(zip(missing, computed, strict=True))
         with self._cache_lock:
             for key in keys:
-                self._cache[key] = known.get(key) or fresh[key]
-                self._cache.move_to_end(key)
+                if sum(map(len, key[1])) <= MAX_CACHED_CHARS:
+                    self._cache[key] = known.get(key) or fresh[key]
+                    self._cache.move_to_end(key)
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return [known.get(key) or fresh[key] for key in keys], [key in known for key in keys]

@@ -1,0 +1,90 @@
+"""The benchmark commands on tiny inputs: every row is there, honest about what was not measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ctxcompress_integrations.evaluation import bench_mini, bench_quito
+from ctxcompress_integrations.evaluation.rows import Row, write_report
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "ok"),
+    [
+        (2.6, ">= 2.5", True),
+        (2.4, ">= 2.5", False),
+        (0, "<= 0", True),
+        (400, "< 400", False),
+        (None, "< 1", None),
+        (1, None, None),
+    ],
+)
+def test_ok_is_the_comparison(value, target, ok):
+    assert Row("m", value, "x", target).ok is ok
+
+
+def test_report_describes_the_machine(tmp_path):
+    path = tmp_path / "deep" / "r.json"
+    write_report(
+        path, "ctxcompress bench x", [Row("m", 1.0, "s", "<= 2", 3, (0.5, 1.5)), Row("n", None, "s", why="no data")]
+    )
+    report = json.loads(path.read_text())
+    assert set(report) == {"command", "machine", "rows"}
+    assert set(report["machine"]) == {"cpu", "cores", "memory", "gpu", "versions"}
+    assert report["rows"][0]["ok"] is True
+    second = report["rows"][1]
+    assert (second["value"], second["ok"], second["why"]) == (None, None, "no data")
+
+
+def test_quito_rows_and_its_two_forms_agree(monkeypatch):
+    tiny = {
+        "vocab_size": 500,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    monkeypatch.setattr(bench_quito, "SHAPE", tiny | {"num_key_value_heads": 2})
+    monkeypatch.setattr(bench_quito, "CPU_LENGTHS", (32, 64))
+    monkeypatch.setattr(bench_quito, "TARGET_LENGTH", 64)
+    rows = []
+    bench_quito.bench_quito(rows.append, device="cpu")
+    found = {row.measure: row for row in rows}
+    assert found["quito float32 n=64: largest difference of a score"].value < 1e-4
+    assert found["textbook float32 / quito float32 n=64: time"].target == ">= 2.5"
+    assert found["textbook float32 / quito bfloat16 n=64: time"].value > 0
+    assert "quito float32: memory growth exponent over n" in found
+
+
+def test_textbook_that_would_not_fit_says_so(monkeypatch):
+    monkeypatch.setattr(bench_quito, "_free_memory", lambda device: 1.0)
+    rows = []
+    assert list(bench_quito._textbook(None, [1] * 8, torch.device("cpu"), rows.append, "x")) == []
+    assert rows[0].value is None
+    assert "GiB" in rows[0].why
+
+
+def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad):
+    rows = []
+    bench_mini.bench_mini(rows.append, data=None, device="cpu")
+    assert all(row.value is None and "--data" in row.why for row in rows)
+    lines = [json.dumps(row) for row in xquad if row["lang"] == "en"][:20]
+    (tmp_path / "xquad_12lang.jsonl").write_text("\n".join(lines))
+    rows.clear()
+    bench_mini.bench_mini(rows.append, data=tmp_path, device="cpu")
+    found = {row.measure: row for row in rows}
+    assert found["xquad en, sentence unit, keep_ratio 0.25: answer kept"].value > 0.5
+    assert found["token budgets exceeded"].value == 0
+    assert found["token budgets exceeded"].n == 40
+
+
+def test_command_writes_json_and_exits_by_the_targets(tmp_path):
+    code = "from ctxcompress_integrations.cli import main; main()"
+    arguments = ["bench", "mini", "--json", str(tmp_path / "m.json"), "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout
+    assert json.loads((tmp_path / "m.json").read_text())["command"].startswith("ctxcompress bench mini")
