@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctxcompress_integrations import Answer, CompressedIndex, Passage, Pipeline, load_compressor
@@ -42,18 +43,18 @@ def main() -> None:
 
 def show(console: Console, answer: Answer, gold: str) -> None:
     result = answer.result
-    table = Table(title=answer.query, title_justify="left", title_style="bold", expand=True)
+    table = Table(title=escape(answer.query), title_justify="left", title_style="bold", expand=True)
     table.add_column("passage", no_wrap=True)
     table.add_column("similarity", justify="right")
     table.add_column("kept", ratio=1)
     for passage in result.passages:
-        table.add_row(passage.id, f"{passage.score:.2f}", passage.text or "[dim]nothing[/dim]")
+        table.add_row(passage.id, f"{passage.score:.2f}", escape(passage.text) or "[dim]nothing[/dim]")
     console.print(table)
     ms = 1000 * (answer.seconds_retrieve + answer.seconds_compress)
     verdict = "kept" if gold in result.text else "lost"
     console.print(
         f"{result.n_tokens_in} -> {result.n_tokens_out} tokens ({result.keep_ratio:.0%}), {ms:.0f} ms, "
-        f"gold answer [italic]{gold}[/italic]: {verdict}\n"
+        f"gold answer [italic]{escape(gold)}[/italic]: {verdict}\n"
     )
 
 

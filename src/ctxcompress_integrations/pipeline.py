@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from ctxcompress_integrations.options import OptionArguments
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.index.reading import Where
 
+MAX_READERS = 8
+"""Answers that :meth:`Pipeline.aask` may be waiting for at one time."""
 PROMPT = "Answer from these passages only and cite them as [1], [2] ...\n\n{context}\n\nQuestion: {question}\nAnswer:"
 
 
@@ -72,7 +75,8 @@ class Pipeline:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k must be an int >= 1, got {k!r}")
         self.index, self.compressor, self.k, self.reader = index, compressor, k, reader
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")
+        self._retrieving = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")
+        self._reading = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="ctxcompress-read")
 
     def ask(
         self, query: str, *, k: int | None = None, where: Where | None = None, **options: Unpack[OptionArguments]
@@ -89,6 +93,7 @@ class Pipeline:
         **options: Unpack[OptionArguments],
     ) -> list[Answer]:
         """Answer questions together: one batch of query vectors, one batch of compressions."""
+        self.compressor.options.updated(options).require_limit()  # complains before the retrieval
         started = time.perf_counter()
         found = self.index.search_many(queries, self.k if k is None else k, where)
         seconds = (time.perf_counter() - started) / max(1, len(queries))
@@ -101,13 +106,17 @@ class Pipeline:
     async def aask(
         self, query: str, *, k: int | None = None, where: Where | None = None, **options: Unpack[OptionArguments]
     ) -> Answer:
-        """:meth:`ask` off the event loop: one retrieval at a time, compressions in shared batches."""
+        """:meth:`ask` off the event loop: one retrieval at a time, compressions in shared batches, answers side by side
+        (a reader must bear being called from several threads).
+        """
+        self.compressor.options.updated(options).require_limit()
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
-        found = await loop.run_in_executor(self._threads, self.index.search, query, self.k if k is None else k, where)
+        search = partial(self.index.search, query, self.k if k is None else k, where)
+        found = await loop.run_in_executor(self._retrieving, search)
         seconds = time.perf_counter() - started
         result = await self.compressor.acompress(found, query, **options)
-        return await loop.run_in_executor(self._threads, self._answer, query, found, result, seconds)
+        return await loop.run_in_executor(self._reading, self._answer, query, found, result, seconds)
 
     def _answer(self, query: str, found: list[Passage], result: CompressionResult, seconds: float) -> Answer:
         answer = Answer(query, found, result, seconds, result.seconds)

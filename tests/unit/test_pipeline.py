@@ -1,5 +1,8 @@
 """The road without a host, on the sample passages."""
 
+import asyncio
+import threading
+
 import pytest
 
 from ctxcompress_integrations import CompressedIndex, Passage, Pipeline, TextCompressor
@@ -59,3 +62,19 @@ def test_reader_gets_the_prompt(pipeline):
     assert answer.text == f"read {len(answer.prompt)} characters"
     with pytest.raises(ValueError, match="k must be"):
         Pipeline(pipeline.index, pipeline.compressor, k=0)
+
+
+async def test_wrong_options_cost_no_retrieval(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.index, "search_many", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(pipeline.index, "search", lambda *_: pytest.fail("searched"))
+    with pytest.raises(ValueError, match=r"keep_ratio .* 3"):
+        pipeline.ask("Who?", keep_ratio=3)
+    with pytest.raises(ValueError, match="exactly one"):
+        await pipeline.aask("Who?", keep_ratio=0.5, token_budget=5)
+
+
+async def test_slow_readers_wait_side_by_side(pipeline):
+    together = threading.Barrier(3)  # breaks unless three readers are in it at one time
+    reading = Pipeline(pipeline.index, pipeline.compressor, reader=lambda _: str(together.wait(timeout=20)))
+    answers = await asyncio.gather(*(reading.aask(f"What is {thing}?") for thing in ("steam", "rain", "oxygen")))
+    assert sorted(answer.text for answer in answers) == ["0", "1", "2"]

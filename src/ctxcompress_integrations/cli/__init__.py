@@ -46,11 +46,14 @@ def main() -> None:
 
     try:
         app()
-    except (CtxCompressError, ValueError, OSError) as error:
+    except Exception as error:
         if os.environ.get("CTXCOMPRESS_DEBUG"):
             raise
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
             sys.exit(1)
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        message = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, CtxCompressError | ValueError | OSError):
+            message = f"{type(error).__name__}: {message} (CTXCOMPRESS_DEBUG=1 shows where)"
+        typer.echo(f"error: {message}", err=True)
         sys.exit(1)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from ctxcompress_integrations.cli import options as o
-from ctxcompress_integrations.cli.index import limits_of
+from ctxcompress_integrations.cli.index import limits_of, result_json
+from ctxcompress_integrations.records import Passage
+
+Request: TypeAlias = tuple[list[Passage | str], str]
+AT_ONCE = 32
+"""Requests that are scored together; what they keep is printed before the next ones are."""
 
 
 def compress(
@@ -29,37 +36,58 @@ def compress(
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Compress texts: plain ones with --query, or one JSON request a line."""
+    """Compress texts: plain ones with --query, or one JSON request a line, answered by one JSON line each (with --json
+    by one list of them all).
+    """
     from ctxcompress_integrations.loading import load_compressor
 
     limits = limits_of(keep_ratio, token_budget, threshold)
-    text = sys.stdin.read() if file is None else file.read_text(encoding="utf-8")
-    requests = (
-        [([part for part in text.split("\n\n") if part.strip()], query)] if query else list(map(_request, _lines(text)))
-    )
+    text = _read(file)
+    requests = _requests(text) if query is None else [_plain(text, query)]
     compressor = load_compressor(method, model=model, device=device, **limits, unit=unit)
-    for result in compressor.compress_many(requests):
-        if query and not as_json:
-            typer.echo(result.text)
-            continue
-        passages = [{"id": p.id, "text": p.text, "spans": [list(s) for s in p.spans]} for p in result.passages]
-        figures = {"query": result.query, "n_tokens_in": result.n_tokens_in, "n_tokens_out": result.n_tokens_out}
-        typer.echo(json.dumps(figures | {"passages": passages}, ensure_ascii=False))
+    found = []
+    is_quiet = as_json or len(requests) <= AT_ONCE or sys.stdout.isatty()
+    starts = range(0, len(requests), AT_ONCE)
+    for start in track(starts, "compressing", console=Console(stderr=True), disable=is_quiet):
+        for result in compressor.compress_many(requests[start : start + AT_ONCE]):
+            if as_json:
+                found.append(result_json(result))
+            else:
+                typer.echo(result.text if query is not None else json.dumps(result_json(result), ensure_ascii=False))
+    if as_json:
+        typer.echo(json.dumps(found if query is None else found[0], ensure_ascii=False))
 
 
-def _lines(text: str) -> list[tuple[int, str]]:
-    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+def _read(file: Path | None) -> str:
+    try:
+        return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file or 'standard input'} is not UTF-8 ({error}): convert it, as with iconv") from error
 
 
-def _request(numbered: tuple[int, str]) -> tuple[list[Any], str]:
-    from ctxcompress_integrations.records import Passage
+def _plain(text: str, query: str) -> Request:
+    if not query.strip():
+        raise ValueError(f"--query must not be blank, got {query!r}")
+    return [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()], query
 
-    number, line = numbered
+
+def _requests(text: str) -> list[Request]:
+    lines = enumerate(text.split("\n"), start=1)  # splitlines() also splits inside JSON strings
+    return [_request(number, line) for number, line in lines if line.strip()]
+
+
+def _request(number: int, line: str) -> Request:
     try:
         row = json.loads(line)
-        passages = [p if isinstance(p, str) else Passage(str(p["id"]), p["text"]) for p in row["passages"]]
-        return passages, row["query"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if not isinstance(row["passages"], list) or not isinstance(row["query"], str) or not row["query"].strip():
+            raise TypeError("passages must be a list, and query a text that is not blank")
+        return [p if isinstance(p, str) else _passage(p) for p in row["passages"]], row["query"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f'line {number} is no request ({error}): give {{"query": "...", "passages": ["...", {{"id", "text"}}]}}'
+            f'line {number} is no request ({error}): give {{"query": "...", "passages": ["...", {{"id", "text"}}]}}, '
+            "or plain text and --query"
         ) from error
+
+
+def _passage(row: dict[str, Any]) -> Passage:
+    return Passage(str(row["id"]), row["text"], row.get("score"), row.get("metadata") or {})

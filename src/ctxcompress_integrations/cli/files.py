@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment
 
-TEXT = {".txt", ".md", ".rst"}
+TEXT = (".txt", ".md", ".rst")
+ROWS = (".jsonl", ".jsonl.gz", ".ndjson")
 
 
 @dataclass
 class Reading:
-    """Passages of the files named, and the files that gave none, with the reason."""
+    """Passages of the files named, and the files that gave none, with the reason.
+
+    Args:
+        chunk_chars: characters of a passage of a text file; a sentence is not cut for them.
+        globs: patterns of the files to take from folders, whatever their names end in; empty for all that are text by
+            their names.
+        left_out: a folder that is never read: the index itself may lie among the documents.
+    """
 
     chunk_chars: int
+    globs: Sequence[str] = ()
+    left_out: Path | None = None
+    files: set[str] = field(default_factory=set)
     passages: dict[str, Passage] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -32,44 +44,69 @@ class Reading:
         """
         for path in paths:
             if not path.exists():
-                raise ValueError(f"{path} does not exist")
-            for file in [path] if path.is_file() else sorted(_below(path)):
-                self._read(file, is_named=path.is_file())
+                raise ValueError(f"{path} does not exist: name a file or a folder that does")
+        for path in paths:
+            for file in [path] if path.is_file() else sorted(self._below(path)):
+                if str(file) not in self.files:
+                    self._read(file, is_asked_for=path.is_file() or bool(self.globs))
 
-    def _read(self, file: Path, *, is_named: bool) -> None:
-        suffixes = "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:]).lower()
-        is_rows = suffixes in (".jsonl", ".jsonl.gz", ".ndjson")
-        if not is_rows and suffixes not in TEXT and not is_named:
+    def outdated(self, ids: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that are chunks or lines which their files no longer hold, of the files that were read."""
+        numbered = ((id_, id_.rpartition("#")) for id_ in ids if id_ not in self.passages)
+        return [id_ for id_, (file, _, number) in numbered if number.isdecimal() and file in self.files]
+
+    def _below(self, folder: Path) -> Iterator[Path]:
+        left_out = None if self.left_out is None else self.left_out.resolve()
+        for path in folder.rglob("*"):
+            if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue
+            if self.globs and not any(path.match(glob) for glob in self.globs):
+                continue
+            if left_out is None or left_out not in path.resolve().parents:
+                yield path
+
+    def _read(self, file: Path, *, is_asked_for: bool) -> None:
+        name = file.name.lower()
+        is_rows = name.endswith(ROWS)
+        if not is_rows and not name.endswith(TEXT) and not is_asked_for:
             self.skipped.append((str(file), "no text file by its name"))
             return
         try:
             data = file.read_bytes()
-            text = (gzip.decompress(data) if suffixes.endswith(".gz") else data).decode("utf-8-sig")
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            self.skipped.append((str(file), type(error).__name__))
+            text = (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8-sig")
+        except (OSError, EOFError, zlib.error) as error:
+            self.skipped.append((str(file), f"cannot be read: {error}"))
+            return
+        except UnicodeDecodeError:
+            self.skipped.append((str(file), "no UTF-8"))
             return
         if "\x00" in text or not text.strip():
             self.skipped.append((str(file), "binary" if "\x00" in text else "empty"))
             return
-        found = list(self._rows(file, text) if is_rows else self._chunks(file, text))
-        self.passages.update((passage.id, passage) for passage in found)
+        self.files.add(str(file))
+        for passage in self._rows(file, text) if is_rows else self._chunks(file, text):
+            self.passages[passage.id] = passage
 
     def _rows(self, file: Path, text: str) -> Iterator[Passage]:
-        for number, line in enumerate(text.splitlines(), start=1):
+        contexts: set[str] = set()
+        for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also splits inside JSON strings
             if not line.strip():
                 continue
             try:
-                row: Any = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            content = (row.get("text") or row.get("context")) if isinstance(row, dict) else None
-            if not isinstance(content, str) or not content.strip():
-                self.skipped.append((f"{file}:{number}", "no JSON object with a 'text' or 'context'"))
+                row = _row(line)
+                if row.get("text"):
+                    passage = _passage(row, row["text"], file, number, row.get("id"))
+                else:  # a context: it repeats under the ids of its questions
+                    passage = _passage(row, row.get("context"), file, number, None)
+                    if passage.text in contexts:
+                        continue
+                    contexts.add(passage.text)
+                if passage.id in self.passages:
+                    raise ValueError(f"the id {passage.id!r} occurs a second time")
+            except (ValueError, RecursionError) as error:
+                self.skipped.append((f"{file}:{number}", str(error)))
                 continue
-            metadata = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
-            title = {"title": row["title"]} if isinstance(row.get("title"), str) else {}
-            id_ = row.get("id") if "text" in row else None  # a 'context' repeats under the ids of its questions
-            yield Passage(str(id_ or f"{file}#{number}"), content, metadata={**title, **metadata, "source": str(file)})
+            yield passage
 
     def _chunks(self, file: Path, text: str) -> Iterator[Passage]:
         """Whole sentences up to ``chunk_chars`` characters; a blank line ends a chunk that is half full."""
@@ -82,17 +119,39 @@ class Reading:
                 sentence - begin > self.chunk_chars / 2 and "\n\n" in text[max(begin, sentence - 3) : sentence]
             )
             if is_full or is_paragraph:
-                yield self._chunk(file, text, number, begin, sentence)
+                yield _chunk(file, text, number, begin, sentence)
                 begin, number = sentence, number + 1
-        yield self._chunk(file, text, number, begin, len(text))
-
-    def _chunk(self, file: Path, text: str, number: int, start: int, end: int) -> Passage:
-        kept = text[start:end].rstrip()
-        place = {"source": str(file), "start": start, "end": start + len(kept)}
-        return Passage(f"{file}#{number}", kept, metadata=place)
+        yield _chunk(file, text, number, begin, len(text))
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def _chunk(file: Path, text: str, number: int, start: int, end: int) -> Passage:
+    kept = text[start:end].rstrip()
+    place = {"source": str(file), "start": start, "end": start + len(kept)}
+    return Passage(f"{file}#{number}", kept, metadata=place)
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_constant=_no_json)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair") from error
+    except ValueError as error:
+        raise ValueError(f"no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
+    return row
+
+
+def _passage(row: dict[str, Any], text: object, file: Path, number: int, id_: object) -> Passage:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("no JSON object with a 'text' or 'context'")
+    metadata = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
+    title = {"title": row["title"]} if isinstance(row.get("title"), str) else {}
+    name = f"{file}#{number}" if id_ is None or id_ == "" else str(id_)
+    return Passage(name, text, metadata={"source": str(file), **title, **metadata})
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

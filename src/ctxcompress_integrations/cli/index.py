@@ -15,26 +15,30 @@ from rich.table import Table
 from ctxcompress_integrations.cli import options as o
 
 if TYPE_CHECKING:
+    from ctxcompress_integrations.cli.files import Reading
     from ctxcompress_integrations.pipeline import Answer
-    from ctxcompress_integrations.records import Passage
+    from ctxcompress_integrations.records import CompressionResult
 
 
 def index(
     paths: Annotated[list[Path], typer.Argument(help="Text files, JSON lines, or folders of them.")],
     index: o.IndexDir,
     embedder: Annotated[str, typer.Option(help="mini or a sentence-transformers name.")] = "mini",
+    glob: Annotated[
+        list[str] | None, typer.Option(help="Take only such files from folders, as in '*.html'; repeatable.")
+    ] = None,
     chunk_chars: Annotated[int, typer.Option(min=50, help="Characters per passage of a text file.")] = 1000,
     as_json: o.Json = False,
 ) -> None:
-    """Add files to an index. What is unchanged since the last run costs nothing."""
+    """Add files to an index. What is unchanged since the last run costs nothing; chunks that a file lost go."""
     from ctxcompress_integrations.cli.files import Reading
 
-    reading = Reading(chunk_chars)
+    reading = Reading(chunk_chars, tuple(glob or ()), left_out=index)
     reading.read(paths)
     if not reading.passages:
         raise ValueError(f"nothing to index in {', '.join(map(str, paths))}: {_skipped(reading.skipped)}")
     try:
-        n_passages, n_changed = _add(index, embedder, list(reading.passages.values()), is_quiet=as_json)
+        n_passages, n_changed, n_removed = _add(index, embedder, reading, is_quiet=as_json)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)
         raise
@@ -43,11 +47,12 @@ def index(
             "index": str(index),
             "n_passages": n_passages,
             "n_changed": n_changed,
+            "n_removed": n_removed,
             "n_read": len(reading.passages),
         }
         typer.echo(json.dumps(figures | {"n_skipped": len(reading.skipped), "skipped": reading.skipped[:20]}))
         return
-    typer.echo(f"{n_passages} passages in {index}, {n_changed} new or changed")
+    typer.echo(f"{n_passages} passages in {index}, {n_changed} new or changed, {n_removed} removed")
     if reading.skipped:
         typer.echo(_skipped(reading.skipped), err=True)
 
@@ -102,10 +107,15 @@ def ask(
 
 def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], as_json: o.Json = False) -> None:
     """Check every file of an index: hashes, database, the same ids on both sides."""
+    from ctxcompress_integrations.errors import IndexDamagedError
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
 
-    with CompressedIndex.open(index, read_only=True) as opened:
-        problems, n_passages = opened.verify(), len(opened)
+    n_passages = None
+    try:
+        with CompressedIndex.open(index, read_only=True) as opened:
+            problems, n_passages = opened.verify(), len(opened)
+    except IndexDamagedError as error:  # too damaged to be opened: that is what was asked
+        problems = [str(error)]
     if as_json:
         typer.echo(json.dumps({"index": str(index), "n_passages": n_passages, "problems": problems}))
     else:
@@ -113,18 +123,20 @@ def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], 
     raise typer.Exit(1 if problems else 0)
 
 
-def _add(path: Path, embedder: str, passages: list[Passage], *, is_quiet: bool) -> tuple[int, int]:
-    """Passages in the index afterwards, and how many were new or changed; a progress bar meanwhile."""
+def _add(path: Path, embedder: str, reading: Reading, *, is_quiet: bool) -> tuple[int, int, int]:
+    """Passages in the index afterwards, how many were new or changed, and how many went; a progress bar meanwhile."""
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    passages = list(reading.passages.values())
     with (
         CompressedIndex.create(path, embedder=embedder, exist_ok=True) as opened,
         Progress(*columns, console=Console(stderr=True, quiet=is_quiet)) as progress,
     ):
-        task = progress.add_task(f"indexing into {path}", total=len(passages))
+        task = progress.add_task(f"indexing into {escape(str(path))}", total=len(passages))
         n_changed = opened.add(passages, batch_size=64, progress=lambda n, _: progress.update(task, completed=n))
-        return len(opened), n_changed
+        n_removed = opened.delete(reading.outdated(opened.ids()))
+        return len(opened), n_changed, n_removed
 
 
 def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: float | None) -> dict[str, Any]:
@@ -135,14 +147,17 @@ def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: flo
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """One answer as plain JSON values."""
-    result = answer.result
+    seconds = {"seconds_retrieve": answer.seconds_retrieve, "seconds_compress": answer.seconds_compress}
+    return {"question": answer.query, **seconds, **result_json(answer.result)}
+
+
+def result_json(result: CompressionResult) -> dict[str, Any]:
+    """One compression as plain JSON values."""
     return {
-        "question": answer.query,
+        "query": result.query,
         "n_tokens_in": result.n_tokens_in,
         "n_tokens_out": result.n_tokens_out,
         "keep_ratio": result.keep_ratio,
-        "seconds_retrieve": answer.seconds_retrieve,
-        "seconds_compress": answer.seconds_compress,
         "text": result.text,
         "passages": [
             {

@@ -58,7 +58,7 @@ def trigger_rows(
     """Attention of the last token of each sequence, at the given layers of a decoder.
 
     Args:
-        model: a decoder LM; used under ``no_grad``, left as it was.
+        model: a decoder LM; used in inference mode, left as it was.
         sequences: token ids, one list per sequence, lengths may differ.
         layers: layer numbers; negative count from the last.
         pads: whether sequences of different lengths share a forward; None: on a GPU.
@@ -89,7 +89,7 @@ def trigger_rows(
     return found
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _forward(
     model: PreTrainedModel, sequences: Sequence[Sequence[int]], layers: frozenset[int], device: torch.device
 ) -> dict[int, Tensor]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ctxcompress_integrations import CompressedIndex, Passage
+
 PROGRAM = [sys.executable, "-c", "from ctxcompress_integrations.cli import main; main()"]
 
 
@@ -56,6 +58,29 @@ def test_index_reads_what_is_text_and_counts_what_is_not(folder):
     assert "no problems" in run("verify", root / "x.index").stdout
 
 
+def test_index_follows_its_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("The river is long and slow. " * 30)
+    (tmp_path / "page.html").write_text("<p>A page.</p>")
+    arguments = ("index", ".", "--index", "x.index", "--json", "--chunk-chars", 200)
+    first = json.loads(run(*arguments, cwd=tmp_path).stdout)
+    assert first["n_passages"] >= 4
+    (tmp_path / "notes.txt").write_text("The river is short.")
+    second = json.loads(run(*arguments, cwd=tmp_path).stdout)
+    assert (second["n_passages"], second["n_changed"]) == (1, 1)
+    assert second["n_removed"] == first["n_passages"] - 1
+    assert second["skipped"] == [["page.html", "no text file by its name"]], "the index itself is not read"
+
+
+def test_verify_says_what_is_damaged(tmp_path):
+    with CompressedIndex.create(tmp_path / "x.index", embedder=None, dimension=2) as index:
+        index.add([Passage("a", "The river is long.")], vectors=[[1, 0]])
+    (tmp_path / "x.index" / "index.faiss").write_bytes(b"short")
+    checked = run("verify", "x.index", "--json", cwd=tmp_path)
+    assert checked.returncode == 1
+    assert "index.faiss" in json.loads(checked.stdout)["problems"][0]
+    assert "Traceback" not in checked.stderr
+
+
 def test_ask(folder, tmp_path):
     root, _ = folder
     html = tmp_path / "answer.html"
@@ -83,6 +108,7 @@ def test_ask(folder, tmp_path):
         (["compress", "--query", "q", "--keep-ratio", "3"], 1, "3.0"),
         (["compress", "--query", "q", "--method", "nothing"], 1, "no scorer 'nothing'"),
         (["compress", "--query", "q", "--unit", "chapter"], 2, "chapter"),
+        (["compress", "--query", " "], 1, "must not be blank"),
         (["compress"], 1, "line 1"),
         (["bench", "nothing"], 2, "nothing"),
     ],
@@ -107,6 +133,22 @@ def test_compress_plain_text_and_json_lines():
     assert answer["passages"][0]["text"] == "The tower."
 
 
+def test_compress_many_requests_as_lines_or_as_one_document(tmp_path):
+    requests = [{"query": "tower?", "passages": [f"The tower {i}. Bananas."]} for i in range(70)]
+    requests[3]["passages"] = [{"id": "x", "text": "A tower.\u2028A pear.", "metadata": {"page": 7}}]
+    file = tmp_path / "requests.jsonl"
+    file.write_text("\n".join(json.dumps(request, ensure_ascii=False) for request in requests), encoding="utf-8")
+    arguments = ("compress", file, "--method", "lexical", "--keep-ratio", 0.5)
+    lines = [json.loads(line) for line in run(*arguments).stdout.splitlines()]
+    assert [line["text"] for line in lines[:3]] == ["The tower 0.", "The tower 1.", "The tower 2."]
+    assert lines[3]["passages"][0]["metadata"] == {"page": 7}
+    assert json.loads(run(*arguments, "--json").stdout) == lines
+    assert len(lines) == 70
+    wrong = run("compress", "--method", "lexical", stdin='{"query": "q", "passages": "no list"}')
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "must be a list" in wrong.stderr
+
+
 def test_doctor_and_version():
     report = json.loads(run("doctor", "--json").stdout)
     assert report["problems"] == []
@@ -126,7 +168,7 @@ def test_interrupted_indexing_keeps_what_was_committed(tmp_path):
     )
     for _ in range(600):
         time.sleep(0.1)
-        if (tmp_path / "x.index" / "passages.sqlite").exists():
+        if (tmp_path / "x.index" / "passages.sqlite").exists() or child.poll() is not None:
             break
     time.sleep(2)
     child.send_signal(signal.SIGINT)
