@@ -23,6 +23,7 @@ MIN_CLAUSE = 60
 
 _RUN = regex.compile(r"\S+(?:\s\p{M}\S*)*")  # a combining mark belongs to the space before it: no cut between
 _BOUNDARY = regex.compile(r"(?w)\b")
+_GRAPHEME = regex.compile(r"\X")  # a word boundary can fall inside one: before Thai SARA AM after a digit
 _SPACELESS = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Script=Javanese}]"
 )
@@ -59,7 +60,8 @@ def words(text: str) -> NDArray[np.int64]:
     for run in _RUN.finditer(text):
         start, end = run.span()
         if end - start > MAX_WORD or not (is_ascii or _SPACELESS.search(text, start, end) is None):
-            cuts = [m.start() for m in _BOUNDARY.finditer(text, start, end) if start < m.start() < end]
+            graphemes = {m.start() for m in _GRAPHEME.finditer(text, start, end)} - {start}
+            cuts = [m.start() for m in _BOUNDARY.finditer(text, start, end) if m.start() in graphemes]
             found.extend(zip([start, *cuts], [*cuts, end], strict=True))
         else:
             found.append((start, end))
