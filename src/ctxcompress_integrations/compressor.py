@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, Unpack
 
 from ctxcompress_integrations._batching import MicroBatcher
@@ -159,9 +159,12 @@ class TextCompressor:
             passages = [_untouched(p) for p in request.passages]
             if relevances is not None:
                 passages = _select(request, relevances, meter, budgets[i][1], self.scorer.sigma)
+                if any(len(p.text) > len(p.original) for p in passages):  # a joiner longer than the gaps it stands for
+                    plain = replace(request, options=replace(request.options, joiner=None))
+                    passages = _select(plain, relevances, meter, budgets[i][1], self.scorer.sigma)
             n_in = meter.joined([p.text for p in request.passages])
             n_out = meter.joined([p.text for p in passages])
-            if n_out > n_in or any(len(p.text) > len(p.original) for p in passages):  # a joiner longer than its gap
+            if n_out > n_in:  # a tokenizer for which less text is more tokens
                 passages, n_out = [_untouched(p) for p in request.passages], n_in
             seconds = shared + time.perf_counter() - begun
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
