@@ -13,7 +13,7 @@ PINNED = $(shell grep '^$(1)==' constraints.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-gpu test-all lint format bench docs clean
+.PHONY: help setup demo test test-slow test-gpu test-all lint format bench eval train docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,13 @@ format: $(VENV)/.stamp-dev  ## let ruff mend and format the code
 bench: $(VENV)/.stamp-run  ## QUITO against its textbook form; JSON into benchmarks/results
 	@mkdir -p benchmarks/results
 	$(BIN)/ctxcompress bench quito --json benchmarks/results/quito-$(MACHINE).json
+
+eval: $(VENV)/.stamp-run  ## every method over the sets in CTXCOMPRESS_DATA; JSON into benchmarks/results, page into docs
+	@mkdir -p benchmarks/results
+	$(BIN)/ctxcompress eval --limit 400 --json benchmarks/results/eval-$(MACHINE).json --page docs
+
+train: $(VENV)/.stamp-run  ## the weights of mini from the sets in CTXCOMPRESS_DATA, resumable
+	$(BIN)/ctxcompress train mini --out src/ctxcompress_integrations/weights/mini.safetensors
 
 docs: $(VENV)/.stamp-docs  ## the documentation, as HTML in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html

@@ -13,12 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, Unpack
 
+import numpy as np
+
 from ctxcompress_integrations._batching import MicroBatcher
-from ctxcompress_integrations.options import CompressionOptions, OptionArguments, Passages, Unit, as_passages
+from ctxcompress_integrations.options import (
+    CompressionOptions,
+    OptionArguments,
+    Passages,
+    Threshold,
+    Unit,
+    as_passages,
+)
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
 from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest
 from ctxcompress_integrations.text.budget import Meter, TokenCounter, as_counter
-from ctxcompress_integrations.text.relevance import word_rows
+from ctxcompress_integrations.text.relevance import unit_scores, word_rows
 from ctxcompress_integrations.text.segment import segment
 from ctxcompress_integrations.text.select import Mask, ScoredWords, select_above, select_within
 from ctxcompress_integrations.text.spans import join_spans, spans_of
@@ -65,6 +74,7 @@ class TextCompressor:
         self.options = CompressionOptions().updated(options)
         count_tokens = options.get("count_tokens")
         self._count_tokens: TokenCounter = scorer.count_tokens if count_tokens is None else as_counter(count_tokens)
+        self._counts: dict[str, int] = {}
         self._cache: OrderedDict[_CacheKey, list[Relevance]] = OrderedDict()
         self._cache_size = cache_size
         self._cache_lock = threading.Lock()
@@ -77,7 +87,7 @@ class TextCompressor:
         *,
         keep_ratio: float | None = None,
         token_budget: int | None = None,
-        threshold: float | None = None,
+        threshold: Threshold | None = None,
         unit: Unit | None = None,
         protect: str | Sequence[str] | None = None,
         joiner: str | None = None,
@@ -93,7 +103,8 @@ class TextCompressor:
                 may exceed it. Exactly one of ``keep_ratio``, ``token_budget`` and ``threshold``; a limit given here
                 replaces the one given at construction.
             token_budget: tokens of the output, never exceeded.
-            threshold: keep every unit whose score reaches it; may keep nothing.
+            threshold: keep every unit whose score reaches it; may keep nothing. "auto" is the scorer's calibrated one,
+                under which 1 % of the answers were lost where it was calibrated; -inf scores and keeps all.
             unit: "sentence", "phrase" (single words) or "dynamic" (sentences, and a window in the first that no longer
                 fits).
             protect: "numbers", "dates", "urls", "code" or regular expressions: their matches are kept first.
@@ -102,7 +113,8 @@ class TextCompressor:
             count_tokens: the reader's tokenizer or a function ``str -> int``; the scorer's own tokenizer when None.
 
         Raises:
-            ValueError: blank query, two limits or none, a limit out of range, duplicate ids, text that is no ``str``.
+            ValueError: blank query, two limits or none, a limit out of range, duplicate ids, text that is no ``str``,
+                "auto" for a scorer without a calibrated threshold.
         """
         options: OptionArguments = {
             "keep_ratio": keep_ratio,
@@ -141,12 +153,14 @@ class TextCompressor:
         if not isinstance(query, str) or not query.strip():
             raise ValueError(f"the query must be a string that is not blank, got {query!r}")
         options.require_limit()
+        if options.threshold == "auto":
+            options = replace(options, threshold=self.scorer.default_threshold)
         counter = self._count_tokens if count_tokens is None else as_counter(count_tokens)
         return _Request(as_passages(passages), query, options, counter)
 
     def _run(self, requests: Sequence[_Request]) -> list[CompressionResult]:
         started = time.perf_counter()
-        meters = [Meter(request.counter) for request in requests]
+        meters = [self._meter(request.counter) for request in requests]
         budgets = [_budget(r, meter) for r, meter in zip(requests, meters, strict=True)]
         pending = [i for i, (n_tokens, budget) in enumerate(budgets) if budget is None or n_tokens > budget]
         scored, cached = self._scores([requests[i] for i in pending])
@@ -158,10 +172,10 @@ class TextCompressor:
             relevances, is_cached = found.get(i, (None, False))
             passages = [_untouched(p) for p in request.passages]
             if relevances is not None:
-                passages = _select(request, relevances, meter, budgets[i][1], self.scorer.sigma)
+                passages = _select(request, relevances, meter, budgets[i][1], self.scorer)
                 if any(len(p.text) > len(p.original) for p in passages):  # a joiner longer than the gaps it stands for
                     plain = replace(request, options=replace(request.options, joiner=None))
-                    passages = _select(plain, relevances, meter, budgets[i][1], self.scorer.sigma)
+                    passages = _select(plain, relevances, meter, budgets[i][1], self.scorer)
             n_in = meter.joined([p.text for p in request.passages])
             n_out = meter.joined([p.text for p in passages])
             if n_out > n_in:  # a tokenizer for which less text is more tokens
@@ -169,6 +183,9 @@ class TextCompressor:
             seconds = shared + time.perf_counter() - begun
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
         return results
+
+    def _meter(self, counter: TokenCounter) -> Meter:
+        return Meter(counter, self._counts if counter is self._count_tokens else None)
 
     def _scores(self, requests: Sequence[_Request]) -> tuple[list[list[Relevance]], list[bool]]:
         """Relevances of each request, and whether they were at hand already."""
@@ -200,20 +217,21 @@ def _budget(request: _Request, meter: Meter) -> tuple[int, int | None]:
 
 
 def _select(
-    request: _Request, relevances: Sequence[Relevance], meter: Meter, budget: int | None, sigma: float
+    request: _Request, relevances: Sequence[Relevance], meter: Meter, budget: int | None, scorer: Scorer
 ) -> list[CompressedPassage]:
     options = request.options
     candidates = []
     for passage, relevance in zip(request.passages, relevances, strict=True):
         words, first_words = segment(passage.text)
-        smoothing = sigma if options.sigma is None else options.sigma
+        smoothing = scorer.sigma if options.sigma is None else options.sigma
         rows = word_rows(relevance, relevance.rows, words, sigma=smoothing) * relevance.weight
         scores = rows[0]
         if relevance.evidence is not None:
             scores = word_rows(relevance, relevance.scores[None], words, sigma=smoothing)[0] * relevance.weight
         candidates.append(ScoredWords(passage.text, words, first_words, rows, scores))
     if budget is None:
-        masks = select_above(candidates, options.threshold or 0.0, options.unit, options.patterns)
+        threshold = 0.0 if options.threshold is None else float(options.threshold)
+        masks = select_above(candidates, threshold, options.unit, options.patterns)
     else:
         masks = select_within(
             candidates,
@@ -225,15 +243,20 @@ def _select(
             is_hard=options.token_budget is not None,
         )
     return [
-        _kept(passage, mask, relevance, options.joiner)
-        for passage, mask, relevance in zip(request.passages, masks, relevances, strict=True)
+        _kept(passage, mask, relevance, options.joiner, candidate)
+        for passage, mask, relevance, candidate in zip(request.passages, masks, relevances, candidates, strict=True)
     ]
 
 
-def _kept(passage: Passage, mask: Mask, relevance: Relevance, joiner: str | None) -> CompressedPassage:
+def _kept(
+    passage: Passage, mask: Mask, relevance: Relevance, joiner: str | None, scored: ScoredWords
+) -> CompressedPassage:
     spans = spans_of(mask, segment(passage.text)[0])
     text = join_spans(passage.text, spans, joiner)
-    return CompressedPassage(passage.id, text, spans, passage.score, passage.metadata, passage.text, relevance)
+    best = unit_scores(scored.rows, scored.first_words).max(initial=-np.inf)
+    return CompressedPassage(
+        passage.id, text, spans, passage.score, passage.metadata, passage.text, relevance, float(best)
+    )
 
 
 def _untouched(passage: Passage | CompressedPassage) -> CompressedPassage:

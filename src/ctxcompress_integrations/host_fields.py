@@ -11,7 +11,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.loading import LazyCompressor
-from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Unit
+from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Threshold, Unit
 from ctxcompress_integrations.scorers import check_name
 
 OnError = Literal["raise", "passthrough"]
@@ -39,7 +39,7 @@ class CompressorFields(BaseModel):
     layer: int | None = None
     keep_ratio: float | None = None
     token_budget: int | None = None
-    threshold: float | None = None
+    threshold: Threshold | None = None
     unit: Unit = "sentence"
     protect: str | list[str] | None = None
     joiner: str | None = None

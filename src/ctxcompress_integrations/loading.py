@@ -25,13 +25,13 @@ def load_compressor(
     """A registered scorer, loaded, as a :class:`TextCompressor`.
 
     Args:
-        name: "mini", "quito", "quito_x", "lexical" or a name that another package registered.
+        name: "mini", "quito", "quito_x", "probe", "lexical" or a name that another package registered.
         model: model name or folder; the scorer's default when None. For built objects construct the scorer:
             ``TextCompressor(Quito(model, tokenizer))``.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
         layer: the layer whose attention is read (``quito``, ``quito_x``); negative counts from the last.
-        weights: a trained head for ``mini``.
+        weights: a trained file for ``mini``, instead of the shipped one, or for ``probe``, which needs one.
         options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
 
     Raises:

@@ -13,6 +13,7 @@ from ctxcompress_integrations.text.protect import check_patterns
 Passages: TypeAlias = Sequence[Passage | str]
 Unit: TypeAlias = Literal["sentence", "phrase", "dynamic"]
 LIMITS = ("keep_ratio", "token_budget", "threshold")
+Threshold: TypeAlias = float | Literal["auto"]
 
 
 class OptionArguments(TypedDict, total=False):
@@ -20,7 +21,7 @@ class OptionArguments(TypedDict, total=False):
 
     keep_ratio: float | None
     token_budget: int | None
-    threshold: float | None
+    threshold: Threshold | None
     unit: Unit | None
     protect: str | Sequence[str] | None
     joiner: str | None
@@ -38,7 +39,7 @@ class CompressionOptions:
 
     keep_ratio: float | None = None
     token_budget: int | None = None
-    threshold: float | None = None
+    threshold: Threshold | None = None
     unit: Unit = "sentence"
     protect: str | Sequence[str] | None = None
     joiner: str | None = None
@@ -53,8 +54,8 @@ class CompressionOptions:
         budget = self.token_budget
         if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
             raise ValueError(f"token_budget must be an int >= 1, got {budget!r}")
-        if self.threshold is not None and (not _is_number(self.threshold) or math.isnan(self.threshold)):
-            raise ValueError(f"threshold must be a number, got {self.threshold!r}")
+        if self.threshold not in (None, "auto") and not _is_number(self.threshold):
+            raise ValueError(f"threshold must be a number or 'auto', got {self.threshold!r}")
         if self.unit not in get_args(Unit):
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
         if self.joiner is not None and not isinstance(self.joiner, str):

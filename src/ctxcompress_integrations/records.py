@@ -78,6 +78,8 @@ class CompressedPassage:
         spans: character offsets of what was kept; empty when nothing was.
         original: the text that went in.
         relevance: the scorer's opinion, for the heat map; None when the compressor had nothing to decide.
+        rerank_score: score of the passage's best sentence under the query, by which :meth:`CompressionResult.reranked`
+            orders; None when the compressor had nothing to decide.
     """
 
     id: str
@@ -87,6 +89,7 @@ class CompressedPassage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     original: str = field(default="", repr=False)
     relevance: Relevance | None = field(default=None, repr=False, compare=False)
+    rerank_score: float | None = field(default=None, compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -121,6 +124,14 @@ class CompressionResult:
     def keep_ratio(self) -> float:
         """Kept tokens / input tokens; 1.0 for an empty request."""
         return self.n_tokens_out / self.n_tokens_in if self.n_tokens_in else 1.0
+
+    def reranked(self) -> list[CompressedPassage]:
+        """The passages, those with the best sentence first: a reranking that costs no further pass.
+
+        A request under its budget was not scored and keeps its order; ``threshold=float("-inf")`` scores it and cuts
+        nothing.
+        """
+        return sorted(self.passages, key=lambda p: -p.rerank_score if p.rerank_score is not None else 0.0)
 
     def figures(self, passage: CompressedPassage) -> dict[str, Any]:
         """What the run did to one of its passages and to the request, as plain JSON values, for a host's metadata."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ctxcompress_integrations import __version__
-from ctxcompress_integrations.cli import bench, compress, doctor, index
+from ctxcompress_integrations.cli import bench, compress, doctor, evaluation, index, train, train_mini
 
 app = typer.Typer(
     help="Index passages, ask questions, and keep of what is found only what the question needs.",
@@ -23,6 +23,9 @@ app.command("compress")(compress.compress)
 app.command("verify")(index.verify)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.command("eval")(evaluation.evaluate)
+train.app.command("mini")(train_mini.mini)
+app.add_typer(train.app, name="train")
 
 
 def _version(is_asked: bool) -> None:

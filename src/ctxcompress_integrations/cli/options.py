@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ctxcompress_integrations.options import Unit
 
+
+def _threshold(value: str) -> float | str:
+    return value if value == "auto" else float(value)
+
+
 IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 KeepRatio = Annotated[float | None, typer.Option(help="Kept / input tokens, in (0, 1]. 0.25 when no limit is given.")]
 TokenBudget = Annotated[int | None, typer.Option(help="Tokens that the output never exceeds.")]
-Threshold = Annotated[float | None, typer.Option(help="Keep every unit whose score reaches this.")]
+Threshold = Annotated[
+    Any, typer.Option(parser=_threshold, metavar="NUMBER|auto", help="Keep every unit whose score reaches this.")
+]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What is kept or cut as a whole.")]
 Method = Annotated[str, typer.Option(help="mini, quito, quito_x, lexical or a registered scorer.")]
 Model = Annotated[str | None, typer.Option(help="Model name or folder for the method.")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ class Row:
     Attributes:
         value: None when it could not be measured; ``why`` then says why.
         target: bound as text, such as ">= 2.5"; None for a figure without a target.
-        n: measurements behind the value; ``spread`` their smallest and largest.
+        n: measurements behind the value; ``spread`` their smallest and largest, or a 95 % interval where ``unit`` or
+            the measure says so.
+        labels: what the row is about, for machines: data set, method, budget.
     """
 
     measure: str
@@ -31,6 +33,7 @@ class Row:
     n: int = 1
     spread: tuple[float, float] | None = None
     why: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool | None:
@@ -62,12 +65,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_report(path: Path, command: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Write ``{"command", "machine", "rows"}`` as JSON and return it."""
-    report = {"command": command, "machine": machine(), "rows": [asdict(row) | {"ok": row.ok} for row in rows]}
+def as_report(command: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """``{"command", "machine", "rows"}`` as plain JSON values."""
+    return {"command": command, "machine": machine(), "rows": [asdict(row) | {"ok": row.ok} for row in rows]}
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
 
 
 def _versions() -> dict[str, str]:

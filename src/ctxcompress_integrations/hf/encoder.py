@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctxcompress_integrations.nn.late_interaction import QueryVectors
+
 Floats = NDArray[np.float32]
 
 
@@ -105,6 +107,25 @@ class TextEncoder:
                 with self._lock, torch.no_grad():
                     output = self.model(input_ids=input_ids.to(device), attention_mask=mask)
                 yield batch, output.last_hidden_state.float()
+
+
+class UntrainedEncoder(TextEncoder):
+    """An encoder as published, for late interaction: every query token counts alike."""
+
+    passage_share = 0.0
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+        super().__init__(model, tokenizer, name=name)
+        self.card: dict[str, Any] = {}
+
+    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
+        """Vectors of each query's tokens, special tokens left out, with equal weights."""
+        found = [tokens.vectors for tokens in self.token_vectors(texts)]
+        return [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
+
+    def passage_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
+        """Vectors of each passage's tokens, special tokens left out."""
+        return self.token_vectors(texts)
 
 
 class SentenceEmbedder:

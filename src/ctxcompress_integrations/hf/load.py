@@ -75,6 +75,36 @@ def load_seq2seq(name: str, *, device: str = "auto", dtype: str = "auto") -> tup
     return _load("AutoModelForSeq2SeqLM", name, None, device, dtype)
 
 
+def load_token_classifier(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of a token classifier by hub name or folder."""
+    return _load("AutoModelForTokenClassification", name, None, device, dtype)
+
+
+def load_pruner(name: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False) -> Any:
+    """A checkpoint that prunes by its own method ``process`` (Provence, OpenProvence), by hub name or folder.
+
+    "auto" is fp32 on every device: such code turns its outputs into numpy arrays, which know no bf16.
+
+    Raises:
+        ModelLoadError: it cannot be loaded, or must not: without ``trust_remote_code`` nobody's code is run.
+    """
+    if not trust_remote_code:
+        raise ModelLoadError(
+            f"the checkpoint {name!r} comes with code of its own, which loading would run; read it, then pass "
+            "trust_remote_code=True"
+        )
+    transformers = require("transformers", extra="torch")
+    target = resolve_device(device)
+    chosen = resolve_dtype("float32" if dtype == "auto" else dtype, target)
+    try:
+        model = transformers.AutoModel.from_pretrained(
+            name, dtype=chosen, trust_remote_code=True, local_files_only=_is_at_hand(name, None)
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load(name, error) from error
+    return model.to(target).eval()
+
+
 def load_encoder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """``(model, tokenizer)`` of an encoder. "mini" is all-MiniLM-L6-v2: from the offline package when it is installed,
     else from the hub at a pinned revision; the weights are checked either way.
@@ -96,6 +126,36 @@ def load_encoder(name: str = MINI, *, device: str = "auto", dtype: str = "auto")
     )
     check_mini(Path(cached).parent)
     return loaded
+
+
+def load_trained(weights: Path, name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> Any:
+    """A trained ``mini`` model (:class:`~ctxcompress_integrations.hf.trained.TrainedEncoder`) on its base encoder.
+
+    Raises:
+        WeightsMismatchError: the weights were made for something else, or are damaged.
+    """
+    from ctxcompress_integrations.hf import trained
+
+    target = resolve_device(device)
+    chosen = resolve_dtype("float32" if dtype == "auto" and target.type != "cpu" else dtype, target)
+    base, tokenizer = load_encoder(name, device="cpu", dtype="float32")
+    model, card = trained.load(weights, base, name=name, base_sha256=trained.weights_digest(base))
+    model.encoder.to(chosen)  # the heads stay in fp32
+    return trained.TrainedEncoder(model.to(target).eval(), tokenizer, card=card)
+
+
+def load_tokenizer(name: str = MINI) -> Any:
+    """The tokenizer of a model by hub name or folder, to count tokens with."""
+    transformers = require("transformers", extra="torch")
+    folder = mini_folder() if name == MINI else None
+    source, revision = (MINI_HUB, MINI_REVISION) if name == MINI else (name, None)
+    try:
+        if folder is not None:
+            return transformers.AutoTokenizer.from_pretrained(str(folder))
+        is_local = _is_at_hand(source, revision)
+        return transformers.AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=is_local)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _cannot_load(source, error) from error
 
 
 def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> Any:

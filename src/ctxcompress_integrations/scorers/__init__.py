@@ -16,6 +16,7 @@ ENTRY_POINTS = "ctxcompress_integrations.scorers"
 _BUILT_IN = {
     "lexical": "ctxcompress_integrations.scorers.lexical:Lexical",
     "mini": "ctxcompress_integrations.scorers.mini:Mini",
+    "probe": "ctxcompress_integrations.scorers.probe:Probe",
     "quito": "ctxcompress_integrations.scorers.quito:Quito",
     "quito_x": "ctxcompress_integrations.scorers.quito_x:QuitoX",
 }

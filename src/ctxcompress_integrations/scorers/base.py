@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.text.segment import well_formed
+
+KNOWN_TEXTS, KNOWN_LENGTH = 2048, 4_000
+"""How many texts have their token offsets remembered, and how many characters each may have."""
 
 
 class ScoreRequest(NamedTuple):
@@ -32,10 +36,12 @@ class Scorer(ABC):
     Attributes:
         name: registry key.
         sigma: standard deviation, in words, of the Gaussian smoothing that the method asks for; 0 for none.
+        thresholds: calibrated ones by the share of answers that was lost under them, as text ("0.01"); may be empty.
     """
 
     name: ClassVar[str]
     sigma: float = 0.0
+    thresholds: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
     @abstractmethod
@@ -60,6 +66,17 @@ class Scorer(ABC):
 
         The result for a request does not depend on the requests beside it.
         """
+
+    @property
+    def default_threshold(self) -> float:
+        """The threshold under which 1 % of the answers were lost.
+
+        Raises:
+            ValueError: this scorer was never calibrated.
+        """
+        if "0.01" not in self.thresholds:
+            raise ValueError(f"the scorer {self.name!r} has no calibrated threshold: give a number instead of 'auto'")
+        return self.thresholds["0.01"]
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
@@ -93,6 +110,7 @@ class PairScorer(Scorer):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # one forward at a time: threads queue here instead of fighting for the cores
+        self._offsets: dict[str, NDArray[np.int64]] = {}
 
     @abstractmethod
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
@@ -142,7 +160,7 @@ class PairScorer(Scorer):
         """Character ranges of overlapping windows of ``room`` tokens, each with the range for which it answers."""
         if len(text.encode()) <= room:  # no tokenizer makes more tokens than bytes
             return [_Cut(0, len(text), 0, len(text))] if text else []
-        offsets = self._token_offsets(text)
+        offsets = self._known_offsets(text)
         if len(offsets) <= room:
             return [_Cut(0, len(text), 0, len(text))]
         overlap = min(self.overlap, room // 2)
@@ -153,6 +171,17 @@ class PairScorer(Scorer):
         # a token in an overlap is answered for by the window in which it stands farther from the edge
         seams = [int(offsets[(first + room + following) // 2, 0]) for first, following in pairwise(firsts)]
         return [_Cut(*cut) for cut in zip(starts, ends, [0, *seams], [*seams, len(text)], strict=True)]
+
+    def _known_offsets(self, text: str) -> NDArray[np.int64]:
+        """Token offsets, remembered: a passage comes again with the next question."""
+        known = self._offsets.get(text)
+        if known is None:
+            known = self._token_offsets(text)
+            if len(self._offsets) >= KNOWN_TEXTS:
+                self._offsets.clear()  # rare, and cheaper than keeping an order
+            if len(text) <= KNOWN_LENGTH:
+                self._offsets[text] = known
+        return known
 
 
 class _Cut(NamedTuple):

@@ -1,43 +1,69 @@
 """mini: late interaction between the query's and the passage's token vectors of a small encoder.
 
-Evidence of query token i in context token j is the cosine of their vectors, divided by the number of query tokens; a
-sentence is worth the sum over query tokens of its best match (ColBERT's MaxSim, arXiv:2004.12832), so a unit's score is
-a mean cosine in [-1, 1] whatever the length of the question. The score of one context token is its best cosine.
+Evidence of query token i in context token j is the cosine of their vectors times the query token's weight; a sentence
+is worth the sum over query tokens of its best match (ColBERT's MaxSim, arXiv:2004.12832), mixed with the same for its
+whole passage, so that a unit's score is a mean cosine in [-1, 1] whatever the length of the question. The score of one
+context token is how much the query's trigger, its first token, matches it: trained to point at the answer.
 
-The encoder is all-MiniLM-L6-v2 as published. A head, two projections trained for the task, can be put on top.
+The shipped weights fine-tune all-MiniLM-L6-v2 (docs/mini.md). Any other encoder is used as published: equal weights,
+its best cosine as a token's score. The passage never sees the query, so its vectors are kept for later questions.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxcompress_integrations.hf.encoder import TextEncoder
-from ctxcompress_integrations.hf.load import MINI, load_encoder
-from ctxcompress_integrations.hf.projection import ProjectionHead
+from ctxcompress_integrations.hf.encoder import TokenVectors, UntrainedEncoder
+from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
+from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, Window, refuse
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "mini.safetensors"
+UNTRAINED = "none"
+"""What ``weights`` says to use the encoder as published."""
+CACHE_BYTES = 256 * 2**20
+
+
+class TokenEncoder(Protocol):
+    """What ``mini`` needs of a model."""
+
+    tokenizer: Any
+    max_tokens: int
+    card: dict[str, Any]
+
+    @property
+    def passage_share(self) -> float: ...
+
+    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]: ...
+
+    def passage_vectors(self, texts: Sequence[str]) -> list[TokenVectors]: ...
 
 
 class Mini(PairScorer):
     """Late interaction with a small encoder.
 
     Args:
-        encoder: token vectors of texts.
-        head: trained projections of query and passage vectors; None to compare the encoder's own.
+        encoder: token vectors of queries and passages.
+        cache_bytes: memory for the vectors of passages seen before; 0 keeps none.
     """
 
     name: ClassVar[str] = "mini"
     overlap = 32
     batch_tokens = 16384
 
-    def __init__(self, encoder: TextEncoder, *, head: ProjectionHead | None = None) -> None:
+    def __init__(self, encoder: TokenEncoder, *, cache_bytes: int = CACHE_BYTES) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.encoder = encoder
+        self.thresholds = dict(encoder.card.get("thresholds", {}))
+        self._passages = _PassageCache(cache_bytes)
 
     @classmethod
     def load(
@@ -49,31 +75,43 @@ class Mini(PairScorer):
         layer: int | None = None,
         weights: Any = None,
     ) -> Self:
-        """As :meth:`Scorer.load`; ``weights`` is a safetensors file with a head made for this encoder."""
+        """As :meth:`Scorer.load`; ``weights`` is a safetensors file that ``ctxcompress train mini`` made for this
+        encoder, or "none" to use the encoder as published.
+        """
         refuse(cls.name, layer=layer)
         name = model or MINI
-        encoder = TextEncoder(*load_encoder(name, device=device, dtype=dtype), name=name)
-        return cls(encoder, head=None if weights is None else ProjectionHead.load(Path(weights), base=name))
+        if weights is None:
+            weights = SHIPPED if name == MINI else UNTRAINED
+        if str(weights) == UNTRAINED:
+            return cls(UntrainedEncoder(*load_encoder(name, device=device, dtype=dtype), name=name))
+        return cls(load_trained(Path(weights), name, device=device, dtype=dtype))
 
     def count_tokens(self, text: str) -> int:
-        return self.encoder.count_tokens(text)
+        return len(self.encoder.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    def precompute(self, texts: Sequence[str]) -> None:
+        """Encode passages ahead of the questions about them; what fits ``cache_bytes`` is kept, the latest last."""
+        pieces = [text[cut.start : cut.end] for text in texts for cut in self._cuts(text, self._window_tokens(""))]
+        for at in range(0, len(pieces), 64):
+            self._vectors(pieces[at : at + 64])
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         queries = list(dict.fromkeys(window.query for window in windows))
-        n_queries = len(queries)
-        encoded = self.encoder.token_vectors([*queries, *(window.text for window in windows)])
-        vectors = [tokens.vectors for tokens in encoded]
-        if self.head is not None:
-            vectors = [self.head(v, is_query=i < n_queries) for i, v in enumerate(vectors)]
-        query_of = {query: vectors[i] for i, query in enumerate(queries)}
-        results = []
-        for window, tokens, passage in zip(windows, encoded[n_queries:], vectors[n_queries:], strict=True):
-            cosines: NDArray[np.float32] = (query_of[window.query] @ passage.T).numpy()  # [q, n]
-            if not cosines.size:  # a query or passage without a single token of the vocabulary
-                results.append(Relevance(tokens.offsets, np.zeros(len(tokens.offsets), dtype=np.float32)))
-                continue
-            results.append(Relevance(tokens.offsets, cosines.max(axis=0), cosines / np.float32(len(cosines))))
-        return results
+        query_of = dict(zip(queries, self.encoder.query_vectors(queries), strict=True))
+        passages = self._vectors([window.text for window in windows])
+        share = self.encoder.passage_share
+        return [
+            _relevance(query_of[window.query], passage, share)
+            for window, passage in zip(windows, passages, strict=True)
+        ]
+
+    def _vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
+        found = {text: self._passages.get(text) for text in texts}
+        missing = [text for text, vectors in found.items() if vectors is None]
+        for text, fresh in zip(missing, self.encoder.passage_vectors(missing) if missing else (), strict=True):
+            found[text] = fresh
+            self._passages.put(text, fresh)
+        return [vectors for text in texts if (vectors := found[text]) is not None]
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -81,3 +119,44 @@ class Mini(PairScorer):
 
     def _window_tokens(self, query: str) -> int:
         return self.encoder.max_tokens - 2  # the passage is encoded apart from the query, between [CLS] and [SEP]
+
+
+def _relevance(query: QueryVectors, passage: TokenVectors, share: float) -> Relevance:
+    cosines: NDArray[np.float32] = (query.vectors @ passage.vectors.T).numpy()  # [q, n]
+    if not cosines.size:  # a query or passage without a single token of the vocabulary
+        return Relevance(passage.offsets, np.zeros(len(passage.offsets), dtype=np.float32))
+    weights: NDArray[np.float32] = (query.weights / (1 + share)).numpy()
+    evidence = cosines * weights[:, None]
+    if not share:
+        return Relevance(passage.offsets, cosines.max(axis=0), evidence)
+    whole = np.full((1, len(passage.offsets)), share * evidence.max(axis=1).sum(), dtype=np.float32)
+    return Relevance(passage.offsets, cosines[0], np.concatenate([evidence, whole]))
+
+
+class _PassageCache:
+    """The vectors of the passages used last, as many as fit; safe between threads."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._room = self._limit = n_bytes
+        self._kept: OrderedDict[str, TokenVectors] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, text: str) -> TokenVectors | None:
+        with self._lock:
+            if text in self._kept:
+                self._kept.move_to_end(text)
+            return self._kept.get(text)
+
+    def put(self, text: str, passage: TokenVectors) -> None:
+        size = _n_bytes(text, passage)
+        with self._lock:
+            if text in self._kept or size > self._limit:
+                return
+            self._kept[text] = passage
+            self._room -= size
+            while self._room < 0:
+                self._room += _n_bytes(*self._kept.popitem(last=False))
+
+
+def _n_bytes(text: str, passage: TokenVectors) -> int:
+    return passage.vectors.nbytes + passage.offsets.nbytes + 4 * len(text) + 512  # and what Python adds

@@ -7,7 +7,7 @@ the trigger's row is computed, the passage is found through the template, long p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -80,6 +80,18 @@ class Quito(PairScorer):
         )
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
+        # weights sum to 1 over the prompt: times its length they compare across passages of different lengths
+        return [
+            Relevance(offsets, heads.mean(axis=0), weight=float(n_prompt))
+            for offsets, n_prompt, (heads,) in self._trigger_attention(windows, [self.layer])
+        ]
+
+    def _trigger_attention(
+        self, windows: Sequence[Window], layers: Sequence[int]
+    ) -> Iterator[tuple[NDArray[np.int64], int, list[NDArray[np.float32]]]]:
+        """Of each window: offsets of its tokens ``[n, 2]``, tokens of its prompt, and per layer the trigger's attention
+        to the window's tokens, ``[h, n]``.
+        """
         prompts = [self.template.render(window.text, window.query) for window in windows]
         encoded = self.tokenizer(
             [prompt.text for prompt in prompts],
@@ -88,18 +100,13 @@ class Quito(PairScorer):
             return_attention_mask=False,
             verbose=False,
         )
-        rows = trigger_rows(self.model, encoded["input_ids"], [self.layer])[self.layer]
-        attention = rows.mean(dim=1).cpu().numpy()  # [b, n]
-        results = []
-        for prompt, ids, offsets, row in zip(
-            prompts, encoded["input_ids"], encoded["offset_mapping"], attention, strict=True
-        ):
-            spans = np.asarray(offsets, dtype=np.int64)
+        rows = trigger_rows(self.model, encoded["input_ids"], layers)
+        by_layer = [rows[layer].cpu().numpy() for layer in layers]  # layers may lie on several devices
+        for i, (prompt, ids) in enumerate(zip(prompts, encoded["input_ids"], strict=True)):
+            spans = np.asarray(encoded["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
             inside = (spans[:, 0] < prompt.end) & (spans[:, 1] > prompt.start) & (spans[:, 1] > spans[:, 0])
             clipped = spans[inside].clip(prompt.start, prompt.end) - prompt.start
-            # weights sum to 1 over the prompt: times its length they compare across passages of different lengths
-            results.append(Relevance(clipped, row[: len(ids)][inside], weight=float(len(ids))))
-        return results
+            yield clipped, len(ids), [layer[i, :, : len(ids)][:, inside] for layer in by_layer]
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         harmless = self.template.render(text, "").text[len(self.template.prefix) :][: len(text)]

@@ -8,8 +8,8 @@ from typing import Any
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, join_passages
 
 TokenCounter = Callable[[str], int]
-MEMO_LENGTH = 200
-"""Strings up to this many characters have their counts remembered: words and sentences repeat, passages do not."""
+SHARED_LENGTH, SHARED_SIZE = 500, 20_000
+"""Strings up to so many characters, and so many of them, are remembered beyond a request: sentences come again."""
 
 
 def as_counter(tokenizer: Any) -> TokenCounter:
@@ -35,26 +35,33 @@ def as_counter(tokenizer: Any) -> TokenCounter:
 
 
 class Meter:
-    """Counts tokens for one request and remembers short strings.
+    """Counts tokens for one request and counts no string twice.
 
     The total of a set of passages is the larger of two readings: all of them joined by a blank line (one prompt) and
     the sum of each counted alone (documents that a host formats itself); a budget holds under both.
     """
 
-    def __init__(self, count: TokenCounter) -> None:
+    def __init__(self, count: TokenCounter, shared: dict[str, int] | None = None) -> None:
+        """``shared`` are counts by the same function that outlive the request."""
         self._count = count
         self._memo: dict[str, int] = {}
+        self._shared = {} if shared is None else shared
 
     def count(self, text: str) -> int:
         """Tokens of ``text``; ``ValueError`` when the counter returns something that is not a count."""
-        known = self._memo.get(text)
+        known = self._shared.get(text)
+        known = self._memo.get(text) if known is None else known
         if known is not None:
             return known
         n = self._count(text) if text else 0
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"count_tokens must return a number of tokens, got {n!r} for {text[:40]!r}")
-        if len(text) <= MEMO_LENGTH:
+        if len(text) > SHARED_LENGTH:
             self._memo[text] = n
+            return n
+        if len(self._shared) >= SHARED_SIZE:
+            self._shared.clear()  # rare, and cheaper than keeping an order
+        self._shared[text] = n
         return n
 
     def joined(self, texts: Sequence[str]) -> int:

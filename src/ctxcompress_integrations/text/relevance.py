@@ -39,6 +39,22 @@ def word_rows(relevance: Relevance, rows: Floats, word_offsets: NDArray[np.int64
     return gaussian_smooth(merged, sigma) if sigma > 0 and n_words else merged
 
 
+def with_rows_of(relevance: Relevance, other: Relevance, factor: float) -> Relevance:
+    """``relevance`` with the rows of another scorer's opinion about the same passage added: unit scores add up.
+
+    Args:
+        relevance: whose tokens the result has.
+        other: opinion over any other tokens; each of ours takes the maximum over those that it touches.
+        factor: of the other's scores.
+    """
+    scale = factor * other.weight / relevance.weight
+    rows = word_rows(other, other.rows, relevance.offsets) * np.float32(scale)
+    scores = word_rows(other, other.scores[None], relevance.offsets)[0] * np.float32(scale)
+    return Relevance(
+        relevance.offsets, relevance.scores + scores, np.concatenate([relevance.rows, rows]), relevance.weight
+    )
+
+
 def gaussian_smooth(rows: Floats, sigma: float) -> Floats:
     """Gaussian filter along the last axis of ``[q, w]``, cut at 4 sigma, edges reflected."""
     radius = int(4.0 * sigma + 0.5)

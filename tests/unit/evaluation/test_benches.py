@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ctxcompress_integrations.evaluation import bench_mini, bench_quito
-from ctxcompress_integrations.evaluation.rows import Row, write_report
+from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,8 @@ def test_ok_is_the_comparison(value, target, ok):
 
 def test_report_describes_the_machine(tmp_path):
     path = tmp_path / "deep" / "r.json"
-    write_report(
-        path, "ctxcompress bench x", [Row("m", 1.0, "s", "<= 2", 3, (0.5, 1.5)), Row("n", None, "s", why="no data")]
-    )
+    rows = [Row("m", 1.0, "s", "<= 2", 3, (0.5, 1.5)), Row("n", None, "s", why="no data")]
+    write_report(path, as_report("ctxcompress bench x", rows))
     report = json.loads(path.read_text())
     assert set(report) == {"command", "machine", "rows"}
     assert set(report["machine"]) == {"cpu", "cores", "memory", "gpu", "versions"}

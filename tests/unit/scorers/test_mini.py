@@ -1,15 +1,17 @@
-"""mini against loops, its door for trained weights, and the embedder that shares its encoder."""
+"""mini against loops, as published and trained, its memory of passages, and the embedder that shares its encoder."""
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from ctxcompress_integrations import load_compressor
+from ctxcompress_integrations import TextCompressor, load_compressor
 from ctxcompress_integrations.errors import ModelLoadError, WeightsMismatchError
 from ctxcompress_integrations.hf import load
+from ctxcompress_integrations.hf import trained as trained_module
 from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import cpu_has_bf16, load_embedder, load_encoder, mini_folder
+from ctxcompress_integrations.hf.trained import TrainedEncoder, untrained
+from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.scorers.base import ScoreRequest
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_encoder
@@ -22,7 +24,17 @@ QUERY = "How tall is the tower?"
 
 @pytest.fixture(scope="module")
 def mini():
-    return Mini.load(device="cpu", dtype="float32")
+    return Mini.load(device="cpu", dtype="float32", weights="none")
+
+
+@pytest.fixture(scope="module")
+def trained_encoder():
+    """Late interaction with random heads on a tiny BERT."""
+    base, tokenizer = tiny_encoder()
+    torch.manual_seed(0)
+    model = untrained(base, layers=(0, 1), n_dims=16)
+    torch.nn.init.normal_(model.importance.weight)
+    return TrainedEncoder(model.eval().requires_grad_(False), tokenizer, card={"thresholds": {"0.01": 0.25}})
 
 
 def test_scores_equal_loops_over_unpadded_forwards(mini):
@@ -60,7 +72,7 @@ def test_sentence_is_the_sum_over_query_tokens_of_the_best_match(mini):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_company_does_not_change_a_score(dtype):
-    scorer = Mini.load(device="cpu", dtype=dtype)
+    scorer = Mini.load(device="cpu", dtype=dtype, weights="none")
     together = scorer.score([ScoreRequest(TEXTS, QUERY), ScoreRequest([TEXTS[1] * 9], "Which fruit?")])
     for text, relevance in zip(TEXTS, together[0], strict=True):
         alone = scorer.score([ScoreRequest([text], QUERY)])[0][0]
@@ -112,34 +124,88 @@ def test_bf16_retrieves_what_fp32_retrieves(sample_passages):
     assert overlap >= 0.97
 
 
-def write_head(path, **metadata):
-    torch.manual_seed(0)
-    tensors = {"query": torch.randn(16, 384), "passage": torch.randn(16, 384)}
-    save_file(tensors, path, metadata={"format": "ctxcompress-projection", "version": "1", "base": "mini"} | metadata)
-    return tensors
+def test_trained_scores_equal_loops(trained_encoder):
+    """Weighted best matches in the sentence, the whole passage's beside them, the trigger's cosine per token."""
+    model, tokenizer = trained_encoder.model, trained_encoder.tokenizer
+
+    def states(text):
+        ids = tokenizer(text)["input_ids"]
+        return model.encoder(torch.tensor(ids), pack([len(ids)]))
+
+    def unit(vector):
+        return vector / vector.norm()
+
+    question, share = states(QUERY), trained_encoder.passage_share
+    weights = torch.softmax(torch.stack([model.importance.weight[0] @ h for h in question]), dim=0)
+    query = [unit(model.query.weight @ h) for h in question]
+    for text, relevance in zip(TEXTS, Mini(trained_encoder).score([ScoreRequest(TEXTS, QUERY)])[0], strict=True):
+        passage = [unit(model.passage.weight @ h) for h in states(text)]
+        words, first_words = segment(text)
+        scores = unit_scores(word_rows(relevance, relevance.rows, words), first_words)
+        whole = sum(float(w) * max(float(q @ p) for p in passage) for w, q in zip(weights, query, strict=True))
+        ends = [words[first - 1, 1] for first in first_words[1:]] + [len(text)]
+        start = 0
+        for score, end in zip(scores, ends, strict=True):
+            inside = [p for p, o in zip(passage, relevance.offsets, strict=True) if o[0] < end and o[1] > start]
+            best = sum(float(w) * max(float(q @ p) for p in inside) for w, q in zip(weights, query, strict=True))
+            assert score == pytest.approx((best + share * whole) / (1 + share), abs=1e-4)
+            start = end
+        for score, p in zip(relevance.scores, passage, strict=True):
+            assert score == pytest.approx(float(query[0] @ p), abs=1e-5)
 
 
-def test_trained_head_is_applied(tmp_path, mini):
-    tensors = write_head(tmp_path / "head.safetensors")
-    trained = Mini.load(device="cpu", dtype="float32", weights=tmp_path / "head.safetensors")
-    got = trained.score([ScoreRequest(TEXTS[:1], QUERY)])[0][0]
-    query, passage = (tokens.vectors for tokens in mini.encoder.token_vectors([QUERY, TEXTS[0]]))
-    a, b = query @ tensors["query"].T, passage @ tensors["passage"].T
-    want = (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
-    np.testing.assert_allclose(got.scores, want.max(dim=0).values, atol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passages_kept_in_memory_change_no_bit(trained_encoder, dtype):
+    trained_encoder.model.encoder.to(dtype)
+    fresh, warm = Mini(trained_encoder, cache_bytes=0), Mini(trained_encoder)
+    warm.precompute([*TEXTS, "Another passage."])
+    request = ScoreRequest(TEXTS, QUERY)
+    for a, b in zip(fresh.score([request])[0], warm.score([request])[0], strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.scores, b.scores)
+    trained_encoder.model.encoder.to(torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [({"base": "other"}, "trained on 'other'"), ({"version": "2"}, "version '2'"), ({"format": "x"}, "format 'x'")],
-)
-def test_foreign_head_is_refused_by_name(tmp_path, metadata, message):
-    write_head(tmp_path / "head.safetensors", **metadata)
-    with pytest.raises(WeightsMismatchError, match=message):
-        Mini.load(weights=tmp_path / "head.safetensors")
+def test_kept_passages_are_not_encoded_again(trained_encoder, monkeypatch):
+    scorer, encoded = Mini(trained_encoder), []
+    original = trained_encoder.passage_vectors
+    monkeypatch.setattr(
+        trained_encoder, "passage_vectors", lambda texts: encoded.append(sorted(texts)) or original(texts)
+    )
+    scorer.score([ScoreRequest(TEXTS[:2], QUERY)])
+    scorer.score([ScoreRequest(TEXTS[:3], "Another question?")])
+    assert encoded == [sorted(TEXTS[:2]), [TEXTS[2]]]
 
 
-def test_broken_and_missing_head(tmp_path):
+def test_memory_is_bounded(trained_encoder):
+    scorer = Mini(trained_encoder, cache_bytes=20_000)
+    for i in range(50):
+        scorer.score([ScoreRequest([f"Passage number {i} is here."], QUERY)])
+    cache = scorer._passages
+    assert 0 < len(cache._kept) < 50
+    assert cache._room >= 0
+    assert "Passage number 49 is here." in cache._kept
+
+
+def test_threshold_auto_is_the_calibrated_one(trained_encoder):
+    compressor = TextCompressor(Mini(trained_encoder))
+    auto = compressor.compress(TEXTS, QUERY, threshold="auto")
+    assert auto.text == compressor.compress(TEXTS, QUERY, threshold=0.25).text
+    assert TextCompressor(Mini(trained_encoder), threshold="auto").compress(TEXTS, QUERY).text == auto.text
+    with pytest.raises(ValueError, match="'lexical' has no calibrated threshold"):
+        load_compressor("lexical").compress(TEXTS, QUERY, threshold="auto")
+    with pytest.raises(ValueError, match="threshold must be a number or 'auto', got 'often'"):
+        compressor.compress(TEXTS, QUERY, threshold="often")
+
+
+def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeypatch):
+    plain = trained_encoder.passage_vectors(TEXTS)
+    monkeypatch.setattr(trained_module, "pack", lambda lengths, step: pack(lengths, step=16))
+    for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS), strict=True):
+        torch.testing.assert_close(a.vectors, b.vectors, atol=1e-5, rtol=0)
+
+
+def test_weights_that_do_not_belong_are_refused_by_name(tmp_path):
     (tmp_path / "head.safetensors").write_bytes(b"not safetensors at all")
     for name in ("head.safetensors", "nowhere.safetensors"):
         with pytest.raises(WeightsMismatchError, match=name):

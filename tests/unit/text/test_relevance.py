@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
 from ctxcompress_integrations.records import Relevance
-from ctxcompress_integrations.text.relevance import gaussian_smooth, unit_scores, word_rows
+from ctxcompress_integrations.text.relevance import gaussian_smooth, unit_scores, with_rows_of, word_rows
 
 
 def slow_word_rows(relevance, rows, words):
@@ -34,6 +34,20 @@ def test_words_take_the_maximum_over_their_tokens(data):
     rows = np.random.default_rng(0).normal(size=(2, n_tokens)).astype(np.float32)
     relevance = Relevance(offsets, rows.max(axis=0) if n_tokens else np.empty(0, np.float32), rows)
     np.testing.assert_allclose(word_rows(relevance, rows, words), slow_word_rows(relevance, rows, words))
+
+
+def test_rows_of_another_opinion_add_up_per_unit():
+    ours = Relevance(np.array([[0, 4], [5, 9], [10, 14]]), np.array([1, 2, 3], np.float32), weight=2.0)
+    theirs = Relevance(
+        np.array([[0, 2], [2, 4], [10, 14]]),
+        np.array([4, 8, 6], np.float32),
+        np.array([[4, 8, 0], [0, 0, 6]], np.float32),
+    )
+    both = with_rows_of(ours, theirs, 0.5)
+    words = np.array([[0, 4], [5, 9], [10, 14]])
+    scores = unit_scores(word_rows(both, both.rows, words) * both.weight, np.array([0, 2]))
+    np.testing.assert_allclose(scores, [2 * 2 + 0.5 * 8, 2 * 3 + 0.5 * 6])  # each unit: ours + half of theirs
+    np.testing.assert_allclose(both.scores, [1 + 2, 2 + 1, 3 + 1.5])
 
 
 @given(st.integers(1, 40), st.floats(0.3, 3))

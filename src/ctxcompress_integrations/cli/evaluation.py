@@ -1,0 +1,80 @@
+"""``eval``: all methods over the same passages under the same budget."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ctxcompress_integrations.cli import options as o
+
+
+def evaluate(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Sets by name (xquad-en, squad2, nq20 ...) or JSON-lines files; the standard ones if none."
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of the named sets.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated; the first is compared with the others. All that run if none.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Decoder LM for quito, probe, selective_context and longllmlingua.")
+    ] = None,
+    seq2seq: Annotated[str | None, typer.Option(help="Encoder-decoder LM for quito_x.")] = None,
+    token_classifier: Annotated[str | None, typer.Option(help="LLMLingua-2-style checkpoint.")] = None,
+    provence: Annotated[str | None, typer.Option(help="Provence-style checkpoint.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Let the provence checkpoint run its own code.")] = False,
+    weights: Annotated[str | None, typer.Option(help="Trained weights for mini instead of the shipped ones.")] = None,
+    probe: Annotated[str | None, typer.Option(help="Trained weights for probe.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Whose tokens are counted, for all methods.")] = "mini",
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples per set, evenly spread; all if none.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a report page with plots into this folder.")] = None,
+    device: o.Device = "auto",
+) -> None:
+    """Measure what every method keeps of the answers, and write tables, JSON and a page. Exit code 1 when a target is
+    missed.
+    """
+    from ctxcompress_integrations.evaluation import page as pages
+    from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
+    from ctxcompress_integrations.evaluation.methods import NEEDS_DECODER, NEEDS_NAME, STANDARD, MethodSettings
+    from ctxcompress_integrations.evaluation.rows import as_report, write_report
+    from ctxcompress_integrations.evaluation.sets import STANDARD as STANDARD_SETS
+    from ctxcompress_integrations.hf.load import load_tokenizer
+
+    settings = MethodSettings(
+        decoder=model,
+        seq2seq=seq2seq,
+        token_classifier=token_classifier,
+        provence=provence,
+        weights=weights,
+        probe=probe,
+        trust_remote_code=trust_remote_code,
+        device=device,
+    )
+    chosen = methods.split(",") if methods else [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME]
+    plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit)
+    console = Console()
+    rows = evaluate(plan, load_tokenizer(tokenizer), console)
+    report = as_report(" ".join(["ctxcompress", *sys.argv[1:]]), rows)
+    if json_file is not None:
+        write_report(json_file, report)
+    if page is not None:
+        pages.write_page(report, page)
+    console.print(pages.tables(report["rows"]))
+    for row in rows:
+        if row.why:
+            console.print(
+                f"{row.measure}: {'' if row.value is None else f'{row.value:g} {row.unit}, '}{row.why}", highlight=False
+            )
+        if row.target:
+            console.print(
+                f"{row.measure}: {row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}", highlight=False
+            )
+    raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)

@@ -1,0 +1,85 @@
+"""``train mini``: make the weights of the default scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.train import report_problems
+
+
+def mini(
+    out: Annotated[Path, typer.Option(help="Weights file to write; the curves go beside it.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="JSON-lines files to train on, instead of the standard ones in --data."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of the standard training and dev sets.")
+    ] = None,
+    dev: Annotated[
+        str, typer.Option(help="Comma-separated sets or files for the dev curve.")
+    ] = "xquad-en,nq20,musique",
+    calibration: Annotated[
+        str, typer.Option(help="Comma-separated sets or files with which the thresholds are set.")
+    ] = "squad2",
+    base: Annotated[str, typer.Option(help="The encoder to fine-tune, a BERT.")] = "mini",
+    layers: Annotated[str, typer.Option(help="Which of its layers to keep, comma-separated.")] = "0,1,2,3,4,5",
+    dims: Annotated[int, typer.Option(min=1, help="Width of the vectors that are compared and kept.")] = 128,
+    steps: Annotated[int, typer.Option(min=1)] = 2400,
+    seed: Annotated[int, typer.Option()] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples per training set; all if none.")] = None,
+    device: o.Device = "auto",
+) -> None:
+    """Train, or go on where an interrupted run with the same arguments stopped. About an hour on two CPU cores."""
+    from ctxcompress_integrations.evaluation.sets import load_set, load_training
+    from ctxcompress_integrations.training.curves import plot_curves
+    from ctxcompress_integrations.training.mini import Progress as State
+    from ctxcompress_integrations.training.mini import Recipe, train_mini
+
+    console = Console()
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
+    sets = load_training(files or None, data, limit=limit)
+    for dataset in sets:
+        report_problems(dataset)
+        skipped = f", {len(dataset.problems)} rows skipped" if dataset.problems else ""
+        console.print(f"{dataset.name}: {len(dataset.examples)} questions{skipped}", highlight=False)
+    measured = [load_set(name, data, limit=100) for name in dev.split(",") if name]
+    calibrating = [load_set(name, data, limit=1200) for name in calibration.split(",") if name]
+    chosen = tuple(int(layer) for layer in layers.split(","))
+    recipe = Recipe(base=base, layers=chosen, n_dims=dims, steps=steps, seed=seed, eval_every=min(300, steps))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("preparing", total=steps)
+
+        def report(state: State, _: Recipe) -> None:
+            latest = f"loss {sum(state.losses[-1][1]):.2f}" if state.losses else "training"
+            bar.update(task, completed=state.step, description=latest)
+            if state.dev and state.dev[-1][0] == state.step:
+                points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())
+                console.print(f"step {state.step}: {points}", highlight=False)
+
+        train_mini(
+            [example for dataset in sets for example in dataset.examples],
+            out,
+            recipe,
+            dev=measured,
+            calibration=calibrating,
+            sources=[dataset.name for dataset in sets],
+            device=device,
+            report=report,
+        )
+    plot = plot_curves(out.with_suffix(".curves.json"))
+    console.print(f"wrote {out} and {plot}", highlight=False)

@@ -1,0 +1,253 @@
+"""Questions with the passages they are asked of: the JSON-lines formats of public RAG data, and users' own files.
+
+A row is a *span* ``{question, context, answers: [{text, start}]}``, *documents* ``{question, answers: [str], docs:
+[{title, text | sentences, gold_sentences, is_gold}]}``, a *story* ``{sections: [{n, text}], questions: [{question,
+answers, sections}]}``, a *pair* ``{question, sentence}`` or a *meeting* ``{turns: [[speaker, text]],
+questions: [{question, spans}]}``. Rows that fit none are counted with their line numbers, never guessed at. Titles
+become metadata, as hosts hand them over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from ctxcompress_integrations.errors import CtxCompressError
+from ctxcompress_integrations.records import Passage
+
+
+class Stretch(NamedTuple):
+    """A stretch of one passage: characters ``[start, end)`` of passage number ``passage``."""
+
+    passage: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question.
+
+    Attributes:
+        answers: texts of which one must survive; empty when none stands in the passages.
+        marked: where annotators marked an answer; one of them is enough.
+        gold: what supports the answer, all of it needed; empty when that is not annotated.
+        is_answerable: False when the passages do not hold the answer.
+        group: questions of one group share their passages or their topic.
+    """
+
+    id: str
+    question: str
+    passages: tuple[Passage, ...]
+    answers: tuple[str, ...] = ()
+    marked: tuple[Stretch, ...] = ()
+    gold: tuple[Stretch, ...] = ()
+    is_answerable: bool = True
+    group: str = ""
+    language: str = "en"
+
+
+class Problem(NamedTuple):
+    """A row that could not be used: its line, from 1, and why."""
+
+    line: int
+    why: str
+
+
+class DatasetError(CtxCompressError):
+    """A data set without any usable row, or a folder without the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Usable examples of one file, and the rows that were skipped."""
+
+    name: str
+    examples: tuple[Example, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """The file ``name*.jsonl`` or ``name*.jsonl.gz`` of a folder.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    found = sorted([*folder.glob(f"{name}*.jsonl"), *folder.glob(f"{name}*.jsonl.gz")])
+    if not found:
+        raise DatasetError(f"there is no {name}*.jsonl or {name}*.jsonl.gz in {folder}; --data names the folder")
+    return found[0]
+
+
+def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Example], bool] | None = None) -> Dataset:
+    """Read a plain or gzipped JSON-lines file.
+
+    Args:
+        path: the file.
+        name: what reports call it; the file's name when None.
+        where: which examples to take.
+
+    Raises:
+        DatasetError: no usable row; OSError: no such file.
+    """
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            made = list(_examples(json.loads(line.decode()), f"{path.name}:{number}"))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            problems.append(Problem(number, " ".join(f"{type(error).__name__}: {error}".split())[:200]))
+            continue
+        examples += [example for example in made if where is None or where(example)]
+    if not examples:
+        first = f" (line {problems[0].line}: {problems[0].why})" if problems else ""
+        raise DatasetError(f"{path} has no usable row{first}; the formats are described in docs/evaluation.md")
+    return Dataset(name or path.name.split(".")[0], tuple(examples), tuple(problems))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a plain or gzipped file; which of the two shows in its bytes, not in its name."""
+    with path.open("rb") as plain:
+        is_packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        file: IO[bytes] = gzip.GzipFile(fileobj=plain) if is_packed else plain  # type: ignore[assignment]
+        try:
+            for i, line in enumerate(file):
+                yield line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DatasetError(f"{path} is a damaged gzip file ({error}); fetch or make it again") from error
+
+
+def _examples(row: Any, fallback_id: str) -> Iterator[Example]:
+    if not isinstance(row, dict):
+        raise ValueError(f"a row must be an object, got {type(row).__name__}")
+    if "sections" in row:
+        yield from _story(row)
+    elif "turns" in row:
+        yield from _meeting(row)
+    elif "docs" in row:
+        yield _rag(row, fallback_id)
+    elif "sentence" in row and "context" not in row:
+        yield _pair(row, fallback_id)
+    else:
+        yield _span(row, fallback_id)
+
+
+def _span(row: dict[str, Any], fallback_id: str) -> Example:
+    context, answers = _text(row["context"]), row["answers"]
+    if not context.strip():
+        raise ValueError("the context is blank")
+    if not isinstance(answers, list):
+        raise TypeError(f"answers must be a list, got {answers!r:.80}")
+    marked = []
+    for answer in answers:
+        start, text = answer["start"], _text(answer["text"])
+        if not isinstance(start, int) or isinstance(start, bool):
+            raise TypeError(f"the start of an answer must be a number, got {start!r:.80}")
+        if start < 0 or not text.strip() or context[start : start + len(text)] != text:
+            raise ValueError(f"the answer {text!r:.80} does not stand at character {start}")
+        marked.append(Stretch(0, start, start + len(text)))
+    sentence = row.get("gold_sentence")
+    gold = [Stretch(0, int(sentence["start"]), int(sentence["start"]) + len(sentence["text"]))] if sentence else []
+    is_answerable = bool(row.get("answerable", row.get("is_answerable", bool(marked))))
+    return Example(
+        str(row.get("id", fallback_id)),
+        _question(row),
+        _passages([context], [row.get("title")]),
+        tuple(dict.fromkeys(answer["text"] for answer in answers)) if is_answerable else (),
+        tuple(dict.fromkeys(marked)) if is_answerable else (),
+        tuple(gold),
+        is_answerable,
+        str(row.get("title", "")),
+        str(row.get("lang", "en")),
+    )
+
+
+def _pair(row: dict[str, Any], fallback_id: str) -> Example:
+    sentence = _text(row["sentence"])
+    holds = bool(row.get("label", 1))
+    gold = (Stretch(0, 0, len(sentence)),) if holds else ()
+    passages = _passages([sentence], [None])
+    return Example(str(row.get("id", fallback_id)), _question(row), passages, gold=gold, is_answerable=holds)
+
+
+def _rag(row: dict[str, Any], fallback_id: str) -> Example:
+    texts, gold = [], []
+    for number, doc in enumerate(row["docs"]):
+        if "sentences" in doc:
+            text, marked = "", set(doc.get("gold_sentences") or [])
+            for i, sentence in enumerate(doc["sentences"]):
+                piece = _text(sentence).strip()
+                text += " " if text and piece else ""
+                if i in marked and piece:
+                    gold.append(Stretch(number, len(text), len(text) + len(piece)))
+                text += piece
+        else:
+            text = _text(doc["text"])
+            if doc.get("is_gold"):
+                gold.append(Stretch(number, 0, len(text)))
+        texts.append(text)
+    answers = tuple(dict.fromkeys(a for a in row.get("answers") or [] if _text(a).strip()))
+    joined = "\n".join(texts)
+    found = tuple(a for a in answers if a.casefold() not in ("yes", "no") and _find(a, joined, 0))
+    titles = [doc.get("title") for doc in row["docs"]]
+    return Example(str(row.get("id", fallback_id)), _question(row), _passages(texts, titles), found, gold=tuple(gold))
+
+
+def _story(row: dict[str, Any]) -> Iterator[Example]:
+    texts = [_text(section["text"]) for section in row["sections"]]
+    numbers = {section["n"]: i for i, section in enumerate(row["sections"])}
+    passages = _passages(texts, [None] * len(texts))
+    for i, question in enumerate(row["questions"]):
+        places = [numbers[n] for n in question["sections"]]
+        answers = [a.strip().rstrip(".") for a in question["answers"]]
+        marked = [stretch for place in places for a in answers if a for stretch in _find(a, texts[place], place)]
+        found = tuple(dict.fromkeys(texts[m.passage][m.start : m.end] for m in marked))
+        gold = tuple(Stretch(place, 0, len(texts[place])) for place in places)
+        yield Example(
+            f"{row['doc_id']}-{i}", _question(question), passages, found, tuple(marked), gold, group=str(row["doc_id"])
+        )
+
+
+def _meeting(row: dict[str, Any]) -> Iterator[Example]:
+    texts = [f"{speaker}: {text}" for speaker, text in row["turns"]]
+    passages = _passages(texts, [None] * len(texts))
+    for i, question in enumerate(row["questions"]):
+        if question.get("spans"):
+            turns = [t for first, last in question["spans"] for t in range(int(first), int(last) + 1)]
+            gold = tuple(Stretch(turn, 0, len(texts[turn])) for turn in dict.fromkeys(turns))
+            yield Example(f"{row['doc_id']}-{i}", _question(question), passages, gold=gold, group=str(row["doc_id"]))
+
+
+def _find(answer: str, text: str, passage: int) -> list[Stretch]:
+    """Where ``answer`` stands as whole words, case aside."""
+    pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
+    return [Stretch(passage, *match.span()) for match in re.finditer(pattern, text, re.IGNORECASE)]
+
+
+def _passages(texts: Sequence[str], titles: Sequence[Any]) -> tuple[Passage, ...]:
+    return tuple(
+        Passage(str(i), text, metadata={"title": title} if title else {})
+        for i, (text, title) in enumerate(zip(texts, titles, strict=True))
+    )
+
+
+def _question(row: dict[str, Any]) -> str:
+    question = _text(row["question"])
+    if not question.strip():
+        raise ValueError("the question is blank")
+    return question
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value

@@ -1,0 +1,134 @@
+"""``ctxcompress eval``: every method over every set, one after the other, and the rows of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ctxcompress_integrations.errors import CtxCompressError
+from ctxcompress_integrations.evaluation.datasets import Dataset
+from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
+from ctxcompress_integrations.evaluation.metrics import weighted_mean
+from ctxcompress_integrations.evaluation.rows import Row
+from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, threshold_outcomes, time_method
+from ctxcompress_integrations.evaluation.sets import TARGETS, load_set
+from ctxcompress_integrations.evaluation.summary import summarize
+from ctxcompress_integrations.scorers.base import Scorer
+from ctxcompress_integrations.text.budget import TokenCounter
+
+Report = Callable[[Row], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        sets: names or paths.
+        methods: names; the first is the one whose differences to the others are reported.
+        settings: models that methods need.
+        data: folder of the named sets.
+        limit: examples per set; None for all.
+        budgets: under which every method compresses.
+    """
+
+    sets: Sequence[str]
+    methods: Sequence[str]
+    settings: MethodSettings
+    data: Path | None = None
+    limit: int | None = None
+    budgets: Sequence[Budget] = BUDGETS
+
+
+def evaluate(plan: Plan, count_tokens: TokenCounter, console: Any = None) -> list[Row]:
+    """Run the plan under a progress bar and return all rows.
+
+    Raises:
+        DatasetError: before anything runs, for a set that cannot be read.
+    """
+    datasets = [load_set(name, plan.data, limit=plan.limit) for name in plan.sets]
+    rows = [row for dataset in datasets for row in _skipped(dataset)]
+    runs: list[Run] = []
+    times: list[Row] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        total = len(plan.methods) * sum(len(dataset.examples) for dataset in datasets)
+        task = progress.add_task("loading", total=total)
+        for method in plan.methods:
+            try:
+                scorer = load_method(method, plan.settings)
+            except (CtxCompressError, ValueError) as error:
+                rows.append(Row(f"{method}: everything", None, "", why=str(error), labels={"method": method}))
+                progress.advance(task, total // len(plan.methods))
+                continue
+            for dataset in datasets:
+                progress.update(task, description=f"{method} · {dataset.name}")
+                times += _times(dataset, method, scorer, count_tokens)  # first: a scorer may remember passages
+                runs += run_method(
+                    dataset, method, scorer, plan.budgets, count_tokens, lambda n: progress.advance(task, n)
+                )
+                rows += _thresholds(dataset, method, scorer, count_tokens)
+    return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
+
+
+def _skipped(dataset: Dataset) -> Iterator[Row]:
+    if dataset.problems:
+        lines = ", ".join(f"{p.line} ({p.why})" for p in dataset.problems[:5])
+        yield Row(f"{dataset.name}: rows skipped", len(dataset.problems), "rows", why=f"lines {lines}")
+
+
+def _times(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:
+    ms = time_method(dataset, scorer, count_tokens)
+    spread = (float(ms.min()), float(ms.max()))
+    for name, value in (("median", np.median(ms)), ("95th percentile", np.percentile(ms, 95))):
+        yield Row(
+            f"{dataset.name}, {method}, keep_ratio 0.25: time, {name}",
+            float(value),
+            "ms per request",
+            n=len(ms),
+            spread=spread,
+            labels={
+                "set": dataset.name,
+                "method": method,
+                "budget": "keep_ratio 0.25",
+                "measure": f"time, {name}",
+            },
+        )
+
+
+def _thresholds(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:
+    """What the scorer's calibrated thresholds keep, and what they drop of passages that hold no answer."""
+    if not scorer.thresholds:
+        return
+    thresholds = sorted(scorer.thresholds.values())
+    rates, kept, answerable = threshold_outcomes(dataset, scorer, thresholds, count_tokens)
+    for threshold, rate, answers in zip(thresholds, rates, kept, strict=True):
+        labels = {"set": dataset.name, "method": method, "budget": f"threshold {threshold:g}"}
+        name = f"{dataset.name}, {method}, threshold {threshold:g}"
+        if answerable.any():
+            measured: list[tuple[str, float, int]] = [
+                ("tokens kept", float(rate[answerable].mean()), int(answerable.sum()))
+            ]
+            if not np.isnan(answers[answerable]).all():
+                measured.append(("answer kept", weighted_mean(answers[answerable]), int(answerable.sum())))
+            for measure, value, n in measured:
+                yield Row(f"{name}: {measure}", value, "share", n=n, labels=labels | {"measure": measure})
+        if not answerable.all():
+            yield Row(
+                f"{name}: tokens dropped where there is no answer",
+                1.0 - float(rate[~answerable].mean()),
+                "share of tokens",
+                n=int((~answerable).sum()),
+                labels=labels | {"measure": "tokens dropped, no answer"},
+            )

@@ -1,0 +1,107 @@
+"""Data sets that reports know by name, their targets, and which part of them training may see."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ctxcompress_integrations.evaluation.datasets import Dataset, DatasetError, Example, find_file, load_dataset
+
+LANGUAGES = ("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi", "ro")
+DEFAULT = "mini"
+
+
+def is_held_out(example: Example) -> bool:
+    """True for the half of a training file, chosen by a hash of the id, that is kept for measuring."""
+    return hashlib.sha256(example.id.encode()).digest()[0] % 2 == 0
+
+
+class _Source(NamedTuple):
+    file: str
+    where: Callable[[Example], bool] | None = None
+
+
+SETS: Mapping[str, _Source] = {
+    **{f"xquad-{code}": _Source("xquad_12lang", lambda e, code=code: e.language == code) for code in LANGUAGES},  # type: ignore[misc]
+    "squad2": _Source("squad2_dev_half"),
+    "qed": _Source("qed_dev"),
+    "nq20": _Source("nq20_dev"),
+    "hotpot": _Source("hotpot_train100", is_held_out),
+    "2wiki": _Source("2wiki_train500", is_held_out),
+    "musique": _Source("musique_train100"),
+    "fairytaleqa": _Source("fairytaleqa_val"),
+    "qmsum": _Source("qmsum_dev"),
+}
+TRAINING = (
+    _Source("squad_train_subset"),
+    _Source("squadshifts_new_wiki"),
+    _Source("squadshifts_reddit"),
+    _Source("nq_oracle_train"),
+    _Source("nq_oracle_train"),  # twice: the only questions typed into a search box
+    _Source("squad_train_sentpairs"),
+    _Source("fairytaleqa_train"),
+    _Source("hotpot_train100", lambda example: not is_held_out(example)),
+    _Source("2wiki_train500", lambda example: not is_held_out(example)),
+)
+"""What the shipped weights are trained on."""
+STANDARD = ("xquad-en", "squad2", "qed", "nq20", "hotpot", "2wiki", "musique", "fairytaleqa", "qmsum")
+"""What is measured when no set is named."""
+
+TARGETS: Mapping[tuple[str, str, str, str], str] = {
+    ("xquad-en", DEFAULT, "keep_ratio 0.25", "answer kept"): ">= 0.90",
+    ("squad2", DEFAULT, "keep_ratio 0.25", "answer kept"): ">= 0.90",
+    ("nq20", DEFAULT, "keep_ratio 0.05", "answer kept"): ">= 0.85",
+    ("nq20", DEFAULT, "keep_ratio 0.1", "answer kept"): ">= 0.93",
+    ("nq20", DEFAULT, "keep_ratio 0.25", "answer kept"): ">= 0.985",
+    **{
+        (name, DEFAULT, "keep_ratio 0.25", "gap closed, answer kept"): ">= 0.85"
+        for name in ("xquad-en", "squad2", "qed", "nq20", "fairytaleqa")
+    },
+    **{(name, DEFAULT, "keep_ratio 0.25", "gap closed, answer kept"): ">= 0.75" for name in ("hotpot", "2wiki")},
+    ("musique", DEFAULT, "keep_ratio 0.25", "gap closed, answer kept"): ">= 0.75",
+}
+
+
+def load_set(name: str, folder: Path | None, *, limit: int | None = None) -> Dataset:
+    """A set by name from the data folder, or a file by its path.
+
+    Args:
+        name: of :data:`SETS`, or a path.
+        folder: where the named files lie.
+        limit: take this many examples, evenly spread; None for all.
+
+    Raises:
+        DatasetError: unknown name, no folder, no file, no usable row.
+    """
+    source = SETS.get(name)
+    if source is None:
+        if not Path(name).is_file():
+            raise DatasetError(f"{name!r} is neither a file nor one of {', '.join(SETS)}")
+        dataset = load_dataset(Path(name))
+    else:
+        if folder is None:
+            raise DatasetError(f"the set {name!r} needs its folder: give --data or CTXCOMPRESS_DATA")
+        dataset = load_dataset(find_file(folder, source.file), name=name, where=source.where)
+    return _limited(dataset, limit)
+
+
+def load_training(files: Sequence[Path] | None, folder: Path | None, *, limit: int | None = None) -> list[Dataset]:
+    """The standard training sets from the data folder, or the files given.
+
+    Raises:
+        DatasetError: no folder, no file, no usable row.
+    """
+    if files:
+        return [_limited(load_dataset(path), limit) for path in files]
+    if folder is None:
+        raise DatasetError("training needs files, or the folder of the standard sets: give --data or CTXCOMPRESS_DATA")
+    return [_limited(load_dataset(find_file(folder, s.file), where=s.where), limit) for s in TRAINING]
+
+
+def _limited(dataset: Dataset, limit: int | None) -> Dataset:
+    if limit is None or limit >= len(dataset.examples):
+        return dataset
+    chosen = [dataset.examples[i * len(dataset.examples) // limit] for i in range(limit)]
+    return Dataset(dataset.name, tuple(chosen), dataset.problems)

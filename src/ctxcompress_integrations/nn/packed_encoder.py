@@ -1,0 +1,152 @@
+"""A BERT encoder over sequences packed end to end: linear layers see one matrix of real tokens, only attention sees
+sequences. Nothing is padded where lengths are equal.
+
+The architecture is that of all-MiniLM-L6-v2 (post-norm, GELU, learned absolute positions). Knows tensors alone: no
+tokenizer, no files.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(NamedTuple):
+    """Sequences of one packed batch that attend together.
+
+    Attributes:
+        rows: int64 ``[b, n]``, the packed row of each position; padding repeats the sequence's last row.
+        is_padding: bool ``[b, n]``; None when all ``b`` sequences have length ``n``.
+    """
+
+    rows: Tensor
+    is_padding: Tensor | None
+
+    def to(self, device: torch.device) -> Block:
+        """The same on a device."""
+        return Block(self.rows.to(device), None if self.is_padding is None else self.is_padding.to(device))
+
+
+def pack(lengths: Sequence[int], *, step: int = 1) -> list[Block]:
+    """Blocks for sequences that lie end to end.
+
+    Args:
+        lengths: tokens of each sequence; one of length 0 is in no block.
+        step: lengths are rounded up to a multiple of it; 1 pads nothing, so that no value depends on company.
+    """
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    alike: dict[int, list[int]] = defaultdict(list)
+    for i, length in enumerate(lengths):
+        if length:
+            alike[-(-length // step)].append(i)
+    blocks = []
+    for members in alike.values():
+        longest = max(lengths[i] for i in members)
+        first = torch.tensor([starts[i] for i in members])[:, None]
+        n_tokens = torch.tensor([lengths[i] for i in members])[:, None]
+        position = torch.arange(longest)[None]
+        is_padding = position >= n_tokens
+        rows = first + torch.minimum(position, n_tokens - 1)
+        blocks.append(Block(rows, is_padding if bool(is_padding.any()) else None))
+    return blocks
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each followed by layer norm over the residual sum.
+
+    Args:
+        width: ``d``.
+        n_heads: ``h``; divides ``d``.
+        n_inner: width of the feed-forward layer.
+        eps: of the layer norms.
+    """
+
+    def __init__(self, width: int, n_heads: int, n_inner: int, eps: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps)
+        self.up = nn.Linear(width, n_inner)
+        self.down = nn.Linear(n_inner, width)
+        self.output_norm = nn.LayerNorm(width, eps)
+
+    def forward(self, states: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """``[n, d]`` -> ``[n, d]``."""
+        attended = self.out(self._attend(self.qkv(states), blocks))
+        states = self.attention_norm(states + attended)
+        changed: Tensor = self.output_norm(states + self.down(F.gelu(self.up(states))))
+        return changed
+
+    def _attend(self, qkv: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """``[n, 3 d]`` -> ``[n, d]``: every position attends to the positions of its own sequence.
+
+        Two batched products and a softmax: on CPUs they take half the time of torch's fused kernel at these widths.
+        """
+        width = qkv.shape[1] // 3
+        parts, order = [], []
+        for rows, is_padding in blocks:
+            b, n = rows.shape
+            q, k, v = qkv[rows].view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, d / h]
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            if is_padding is not None:
+                scores = scores.masked_fill(is_padding[:, None, None], torch.finfo(scores.dtype).min)
+            mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b * n, width)
+            is_real = None if is_padding is None else ~is_padding.flatten()
+            parts.append(mixed if is_real is None else mixed[is_real])
+            order.append(rows.flatten() if is_real is None else rows.flatten()[is_real])
+        rows = torch.cat(order)
+        mixed = torch.cat(parts)
+        return (
+            mixed[torch.argsort(rows)] if len(blocks) > 1 else mixed.new_empty(mixed.shape).index_copy(0, rows, mixed)
+        )
+
+
+class PackedEncoder(nn.Module):
+    """Embeddings and the first layers of a BERT.
+
+    Args:
+        n_vocabulary, n_positions: rows of the two tables.
+        width, n_heads, n_inner, n_layers, eps: the shape.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_vocabulary: int,
+        n_positions: int,
+        width: int,
+        n_heads: int,
+        n_inner: int,
+        n_layers: int,
+        eps: float = 1e-12,
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(n_vocabulary, width)
+        self.positions = nn.Embedding(n_positions, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.layers = nn.ModuleList(EncoderLayer(width, n_heads, n_inner, eps) for _ in range(n_layers))
+
+    def embed(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """Token ids int64 ``[n]`` -> the first layer's input ``[n, d]``."""
+        position = torch.empty_like(ids)
+        for rows, is_padding in blocks:
+            here = torch.arange(rows.shape[1], device=ids.device).expand_as(rows)
+            keep = slice(None) if is_padding is None else ~is_padding
+            position[rows[keep]] = here[keep]
+        states: Tensor = self.norm(self.words(ids) + self.positions(position))
+        return states
+
+    def forward(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """Token ids int64 ``[n]`` of all sequences -> last hidden states ``[n, d]``."""
+        states = self.embed(ids, blocks)
+        for layer in self.layers if blocks else ():
+            states = layer(states, blocks)
+        return states

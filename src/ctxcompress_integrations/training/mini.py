@@ -1,0 +1,262 @@
+"""``ctxcompress train mini``: fine-tune some layers of the base encoder and the late-interaction heads.
+
+Every step is decided by the seed and its number alone, so a run that was interrupted goes on exactly where its last
+checkpoint stands. The same command uses a GPU when there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ctxcompress_integrations.evaluation.datasets import Dataset, Example
+from ctxcompress_integrations.evaluation.metrics import weighted_mean
+from ctxcompress_integrations.evaluation.runs import Budget, run_method
+from ctxcompress_integrations.hf import trained
+from ctxcompress_integrations.hf.encoder import TextEncoder
+from ctxcompress_integrations.hf.load import MINI, load_encoder, resolve_device
+from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
+from ctxcompress_integrations.nn.packed_encoder import pack
+from ctxcompress_integrations.scorers.mini import Mini
+from ctxcompress_integrations.training.calibration import calibrate
+from ctxcompress_integrations.training.mini_data import TrainingSet, batches, build, find_neighbours
+from ctxcompress_integrations.training.mini_loss import batch_losses
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the outcome beside the data.
+
+    Attributes:
+        base: the encoder that is fine-tuned, a BERT.
+        layers: which of its layers are kept; its embeddings stay frozen.
+        n_dims: width of the vectors that are compared.
+        lr: peak learning rate of the layers; the heads learn ``head_factor`` times faster. Linear warm-up and decay.
+        eval_every: steps between two points of the dev curve, and between checkpoints.
+    """
+
+    base: str = MINI
+    layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    n_dims: int = 128
+    steps: int = 2400
+    lr: float = 1e-4
+    head_factor: float = 5.0
+    warm_up: int = 40
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 200
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has seen so far, as its checkpoint keeps it.
+
+    Attributes:
+        losses: (step, mean losses since the last point).
+        dev: (step, {"set budget": answer kept}).
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, list[float]]] = field(default_factory=list)
+    dev: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+def train_mini(
+    examples: Sequence[Example],
+    out: Path,
+    recipe: Recipe,
+    *,
+    dev: Sequence[Dataset] = (),
+    calibration: Sequence[Dataset] = (),
+    sources: Sequence[str] = (),
+    device: str = "auto",
+    report: Callable[[Progress, Recipe], None] = lambda *_: None,
+) -> Mini:
+    """Train, write ``out`` and return the scorer.
+
+    Args:
+        examples: annotated questions; those of other data sets than ``dev`` and ``calibration``.
+        out: weights file; ``out`` + ".checkpoint" holds the state while training, the curves lie beside in JSON.
+        recipe: how.
+        dev: for the curve.
+        calibration: with which the thresholds are set.
+        sources: what the model card says the data are.
+        device: "auto" takes a GPU when there is one.
+        report: told after every step.
+
+    Raises:
+        ValueError: no usable example; a checkpoint of another recipe.
+    """
+    target = resolve_device(device)
+    torch.manual_seed(recipe.seed)
+    base, tokenizer = load_encoder(recipe.base, device="cpu", dtype="float32")
+    data = build(examples, tokenizer)
+    if not data.of_passage:
+        raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
+    model = trained.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(target)
+    _first_projection(model, data)
+    head = TrainingHead().to(target)
+    progress, state = Progress(), out.with_name(out.name + ".checkpoint")
+    optimizer = _optimizer(model, head, recipe)
+    if state.exists():
+        progress = _resume(state, model, head, optimizer, recipe)
+    _neighbours(data, base, tokenizer, out, device)
+    digest = trained.weights_digest(base)
+    scorer = Mini(trained.TrainedEncoder(model, tokenizer), cache_bytes=0)
+    stream = islice(batches(data, seed=recipe.seed), progress.step, recipe.steps)
+    recent: list[list[float]] = []
+    started = time.perf_counter() - progress.seconds
+    for batch in stream:
+        _schedule(optimizer, progress.step, recipe)
+        generator = random.Random(f"{recipe.seed}/{progress.step}")
+        losses = batch_losses(model.train(), head, data, batch, tokenizer, generator)
+        optimizer.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), *head.parameters()], recipe.clip)
+        optimizer.step()
+        recent.append([float(loss.detach()) for loss in losses])
+        progress.step += 1
+        progress.seconds = time.perf_counter() - started
+        if progress.step % recipe.eval_every == 0 or progress.step == recipe.steps:
+            progress.losses.append((progress.step, torch.tensor(recent).mean(dim=0).tolist()))
+            progress.dev.append((progress.step, _dev_point(scorer, dev)))
+            recent = []
+            _checkpoint(state, model, head, optimizer, recipe, progress)
+            _write_curves(out, recipe, progress)
+        report(progress, recipe)
+    model.eval()
+    thresholds = calibrate(scorer, calibration)
+    card = {
+        "recipe": asdict(recipe),
+        "sources": list(sources),
+        "n_questions": len(data.questions),
+        "n_passages": len(data.passages),
+        "seconds": round(progress.seconds),
+        "dev": progress.dev[-1][1] if progress.dev else {},
+        "thresholds": thresholds,
+    }
+    trained.save(model, out, base=recipe.base, base_sha256=digest, card=card)
+    state.unlink(missing_ok=True)
+    scorer.encoder.card, scorer.thresholds = card, thresholds
+    return scorer
+
+
+def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) -> None:
+    """Start both projections at the principal axes of token states: cosines then begin nearly where the base's are."""
+    longest = data.passages[:: max(1, len(data.passages) // n)][:n]
+    device = model.passage_share.device
+    with torch.no_grad():
+        ids = torch.tensor([token for p in longest for token in p.ids], device=device)
+        blocks = [block.to(device) for block in pack([len(p.ids) for p in longest], step=16)]
+        states = torch.nn.functional.normalize(model.encoder(ids, blocks), dim=-1)
+        axes = torch.linalg.eigh((states.T @ states).double().cpu()).eigenvectors.flip(1)[:, : len(model.query.weight)]
+        model.query.weight.copy_(axes.T)
+        model.passage.weight.copy_(axes.T)
+
+
+def _neighbours(data: TrainingSet, base: Any, tokenizer: Any, out: Path, device: str) -> None:
+    """Nearest passages of each, by the base's own vectors; kept beside the checkpoint, which a second start reads."""
+    kept = out.with_name(out.name + ".neighbours")
+    if kept.exists():
+        with safe_open(kept, framework="np") as file:
+            neighbours = file.get_tensor("neighbours")
+        if len(neighbours) == len(data.passages):
+            data.neighbours = neighbours
+            return
+    encoder = TextEncoder(base.to(resolve_device(device)).to(torch.bfloat16), tokenizer, name="base")
+    find_neighbours(data, encoder.embed_documents([p.text for p in data.passages]))
+    base.cpu()
+    save_file({"neighbours": torch.from_numpy(data.neighbours).contiguous()}, kept)
+
+
+def _optimizer(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> torch.optim.AdamW:
+    encoder = model.encoder
+    for module in (encoder.words, encoder.positions, encoder.norm):
+        module.requires_grad_(False)
+    layers = list(encoder.layers.parameters())
+    of_encoder = {id(p) for p in encoder.parameters()}
+    heads = [p for p in (*model.parameters(), *head.parameters()) if id(p) not in of_encoder]
+    groups = [
+        {"params": layers, "factor": 1.0, "weight_decay": recipe.weight_decay},
+        {"params": heads, "factor": recipe.head_factor, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.lr)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, step: int, recipe: Recipe) -> None:
+    share = min(1.0, (step + 1) / recipe.warm_up) * (1 - step / recipe.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr * group["factor"] * share
+
+
+def _dev_point(scorer: Mini, dev: Sequence[Dataset]) -> dict[str, float]:
+    scorer.encoder.model.eval()  # type: ignore[attr-defined]
+    found = {}
+    for dataset in dev:
+        ratios = (0.05, 0.1, 0.25) if len(dataset.examples[0].passages) > 1 else (0.25,)
+        for run in run_method(dataset, "mini", scorer, [Budget(r) for r in ratios], scorer.count_tokens):
+            found[f"{dataset.name} {run.budget}"] = weighted_mean(run.answer)
+    return found
+
+
+def _tensors(model: LateInteraction, head: TrainingHead, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    kept = {f"model.{k}": v for k, v in model.state_dict().items()} | {
+        f"head.{k}": v for k, v in head.state_dict().items()
+    }
+    for number, state in optimizer.state_dict()["state"].items():
+        kept |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+
+
+def _checkpoint(
+    path: Path,
+    model: LateInteraction,
+    head: TrainingHead,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    progress: Progress,
+) -> None:
+    metadata = {"recipe": json.dumps(asdict(recipe)), "progress": json.dumps(asdict(progress))}
+    aside = path.with_name(path.name + ".part")
+    save_file(_tensors(model, head, optimizer), aside, metadata=metadata)
+    aside.replace(path)
+
+
+def _resume(
+    path: Path, model: LateInteraction, head: TrainingHead, optimizer: torch.optim.Optimizer, recipe: Recipe
+) -> Progress:
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    if json.loads(metadata["recipe"]) != json.loads(json.dumps(asdict(recipe))):
+        raise ValueError(f"{path} belongs to another recipe ({metadata['recipe']}); finish that one, or delete it")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    head.load_state_dict(part("head."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _write_curves(out: Path, recipe: Recipe, progress: Progress) -> None:
+    curves = {"recipe": asdict(recipe), **asdict(progress)}
+    path = out.with_suffix(".curves.json")
+    path.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")

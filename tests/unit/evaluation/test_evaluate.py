@@ -1,0 +1,162 @@
+"""The whole evaluation on a few rows: budgets, gaps, differences, tables, page, command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ctxcompress_integrations.cli import app
+from ctxcompress_integrations.evaluation.datasets import load_dataset
+from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
+from ctxcompress_integrations.evaluation.methods import MethodSettings
+from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, run_method, threshold_outcomes, time_method
+from ctxcompress_integrations.evaluation.summary import summarize
+from ctxcompress_integrations.records import Relevance
+from ctxcompress_integrations.scorers.base import Scorer
+from ctxcompress_integrations.text.segment import segment
+
+FACTS = ("height", "colour", "owner", "builder", "age", "place")
+
+
+def rows(n=12):
+    for i in range(n):
+        sentences = [f"The {fact} of tower {i} is {fact}value{i}, as everyone here knows." for fact in FACTS]
+        fact = FACTS[i % len(FACTS)]
+        context = " ".join(sentences)
+        answer = f"{fact}value{i}"
+        yield {
+            "id": str(i),
+            "question": f"What is the {fact}?",
+            "context": context,
+            "answers": [{"text": answer, "start": context.index(answer)}],
+        }
+    yield {
+        "id": "none",
+        "question": "What is the smell?",
+        "context": "The tower is tall. It stands.",
+        "answers": [],
+        "answerable": False,
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "towers.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows())) + "\nbroken\n", encoding="utf-8")
+    return path
+
+
+class Perfect(Scorer):
+    """Knows the answers: every word of the sentence that holds the fact asked for scores 1."""
+
+    name = "perfect"
+    thresholds = {"0.01": 0.5}  # noqa: RUF012
+
+    @classmethod
+    def load(cls, **_):
+        return cls()
+
+    def count_tokens(self, text):
+        return len(text.split())
+
+    def score(self, requests):
+        return [[self.relevance(text, query) for text in texts] for texts, query in requests]
+
+    def relevance(self, text, query):
+        words, first_words = segment(text)
+        fact = query.split()[-1].strip("?")
+        values = np.zeros(len(words), dtype=np.float32)
+        for first, last in zip(first_words, [*first_words[1:], len(words)], strict=True):
+            values[first:last] = f"The {fact} " in text[words[first, 0] : words[last - 1, 1]]
+        return Relevance(words, values)
+
+
+def words(text):
+    return len(text.split())
+
+
+def test_a_perfect_scorer_keeps_every_answer_and_closes_the_gap(file):
+    from ctxcompress_integrations.evaluation.baselines import baseline_class
+
+    dataset = load_dataset(file)
+    runs = run_method(dataset, "perfect", Perfect(), BUDGETS, words)
+    runs += run_method(dataset, "random", baseline_class("random").load(), BUDGETS, words)
+    found = {
+        row.measure: row
+        for row in summarize(
+            runs, reference="perfect", targets={("towers", "perfect", "keep_ratio 0.25", "answer kept"): ">= 0.9"}
+        )
+    }
+    kept = found["towers, perfect, keep_ratio 0.25: answer kept"]
+    assert (kept.value, kept.ok, kept.n) == (1.0, True, 12)
+    assert found["towers, perfect, keep_ratio 0.25: gap closed, answer kept"].value == pytest.approx(1.0)
+    assert found["towers, random, keep_ratio 0.25: answer kept"].value < 0.6
+    difference = found["towers, keep_ratio 0.25: answer kept, perfect minus random"]
+    assert difference.value > 0.4
+    assert difference.spread[0] > 0
+    assert found["token budgets exceeded"].value == 0
+    assert found["token budgets exceeded"].n == 2 * 12 * sum(b.is_hard for b in BUDGETS)
+    rates = [found[f"towers: oracle, answer kept, at {r} of the tokens"].value for r in ("5%", "10%", "100%")]
+    assert rates == sorted(rates)
+    assert rates[-1] == 1.0
+
+
+def test_hard_budgets_hold_and_soft_ones_keep_a_sentence(file):
+    dataset = load_dataset(file)
+    hard, soft = run_method(dataset, "p", Perfect(), [Budget(0.05, is_hard=True), Budget(0.05)], words)
+    assert hard.n_over == 0
+    assert (hard.rate <= 0.06).all()
+    assert (soft.rate > 0.1).all()
+    assert len(hard.rate) == 12  # the unanswerable question is not asked
+
+
+def test_thresholds_and_times(file):
+    dataset = load_dataset(file)
+    rates, kept, answerable = threshold_outcomes(dataset, Perfect(), [0.5, 2.0], words)
+    assert answerable.tolist() == [True] * 12 + [False]
+    assert (rates[0][answerable] > 0).all()
+    assert rates[0][~answerable].tolist() == [0.0]
+    assert kept[0][answerable].min() == 1.0
+    assert rates[1].max() == 0.0
+    assert math.isnan(kept[0][-1])
+    assert len(time_method(dataset, Perfect(), words, n=5)) >= 3
+
+
+def test_methods_without_a_model_are_reported_and_not_run(file):
+    plan = Plan([str(file)], ["lexical", "quito", "nonsense"], MethodSettings(), budgets=[Budget(0.25)])
+    found = {row.measure: row for row in evaluate(plan, words)}
+    assert found["quito: everything"].why == "quito needs a model: name one by --model"
+    assert "nonsense" in found["nonsense: everything"].why
+    assert found["towers: rows skipped"].value == 1
+    assert "14 (JSONDecodeError" in found["towers: rows skipped"].why
+    assert found["towers, lexical, keep_ratio 0.25: time, median"].value > 0
+
+
+def test_command_line_writes_json_and_page(file, tmp_path):
+    page, out = tmp_path / "page", tmp_path / "r.json"
+    arguments = [
+        "eval",
+        str(file),
+        "--methods",
+        "bm25,random,lead",
+        "--json",
+        str(out),
+        "--page",
+        str(page),
+        "--limit",
+        "8",
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "answer kept" in done.output
+    assert "bm25" in done.output
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert set(report) == {"command", "machine", "rows"}
+    assert {"measure", "value", "unit", "target", "ok", "n", "spread"} <= set(report["rows"][0])
+    text = (page / "evaluation-report.md").read_text(encoding="utf-8")
+    assert "| bm25 |" in text
+    assert (page / "evaluation-towers.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert CliRunner().invoke(app, ["eval", "no-such-set"]).exception is not None
+    assert CliRunner().invoke(app, ["eval", "--limit", "0"]).exit_code == 2

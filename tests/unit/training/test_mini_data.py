@@ -1,0 +1,96 @@
+"""Batches for mini: sentence numbers, clusters, order, noise."""
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from ctxcompress_integrations.evaluation.datasets import Example, Stretch
+from ctxcompress_integrations.records import Passage
+from ctxcompress_integrations.testing.tiny import tiny_tokenizer
+from ctxcompress_integrations.training.mini_data import batches, build, find_neighbours, noisy
+
+TEXT = "Ada was born in Rome. She wrote a book. It sold well."
+
+
+def example(i, question="Where?", text=TEXT, answer="Rome", **more):
+    start = text.index(answer)
+    mark = Stretch(0, start, start + len(answer))
+    return Example(str(i), question, (Passage("0", text),), (answer,), (mark,), **more)
+
+
+def hops(i):
+    passages = tuple(
+        Passage(str(k), text)
+        for k, text in enumerate((f"The book {i} is by Bo.", "Noise.", f"Bo {i} was born in Rome. Sun."))
+    )
+    return Example(
+        str(i), "Where was the author born?", passages, ("Rome",), (), (Stretch(0, 0, 18), Stretch(2, 0, 20))
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer("byte", chat_template=None)
+
+
+def test_positives_are_the_sentences_that_are_marked(tokenizer):
+    data = build([example(0), example(1, answer="book"), example(2, answer="well.")], tokenizer)
+    assert len(data.passages) == 1  # one text, one passage
+    assert [q.positives for q in data.questions] == [((0, 0),), ((0, 1),), ((0, 2),)]
+    passage = data.passages[0]
+    assert passage.n_sentences == 3
+    assert len(passage.ids) == len(passage.sentence) == len(passage.starts)
+    for start, sentence in zip(passage.starts, passage.sentence, strict=True):
+        assert sentence == (start >= TEXT.index("She")) + (start >= TEXT.index("It"))
+
+
+def test_hops_need_all_and_bring_their_documents(tokenizer):
+    data = build([hops(0), example(0)], tokenizer)
+    question = data.questions[data.multi[0]]
+    assert question.needs_all
+    assert len(question.passages) == 3
+    assert question.positives == ((0, 0), (2, 0))
+    assert list(data.of_passage) == [3]
+
+
+def test_what_is_not_marked_is_left_out(tokenizer):
+    bare = Example("x", "Why?", (Passage("0", TEXT),), ("Rome",))
+    long = example("y", text="word " * 3000 + "End here.", answer="End")
+    data = build([bare, long, example(1)], tokenizer)
+    assert [q.text for q in data.questions] == ["Where?"]  # the answer that lies beyond what is read is no label
+
+
+def test_batches_are_neighbours_and_the_same_for_a_seed(tokenizer):
+    texts = [f"Tower {i} is in town {i % 5}. It is old." for i in range(40)]
+    data = build(
+        [example(i, text=text, answer="old") for i, text in enumerate(texts)] + [hops(i) for i in range(4)], tokenizer
+    )
+    rng = np.random.default_rng(0)
+    towns = rng.normal(size=(5, 8))
+    vectors = np.stack([towns[i % 5] + 0.01 * rng.normal(size=8) for i in range(len(data.passages))])
+    find_neighbours(data, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+
+    def made(seed):
+        return list(islice(batches(data, seed=seed, n_clusters=2, cluster_tokens=60), 24))
+
+    assert made(0) == made(0)
+    assert made(0) != made(1)
+    single = [b for b in made(0) if all(q not in data.multi for q in b.questions)]
+    assert any(q in data.multi for b in made(0) for q in b.questions)
+    for batch in single:
+        assert len(set(batch.passages)) == len(batch.passages)
+        assert {data.questions[q].passages[0] for q in batch.questions} <= set(batch.passages)
+    one_pass = [p for b in single for p in b.passages][:40]
+    assert sorted(one_pass) == sorted(data.of_passage)  # every passage once before any comes again
+
+
+def test_noise_is_mild_and_never_blank():
+    generator = random.Random(0)
+    questions = ["Who?", "a", "?", "What is the name of the tallest tower in town?"]
+    for _ in range(500):
+        for question in questions:
+            assert noisy(question, generator).strip()
+    changed = sum(noisy(questions[-1], generator) != questions[-1] for _ in range(1000))
+    assert 200 < changed < 360
