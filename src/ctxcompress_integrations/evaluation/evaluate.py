@@ -13,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.evaluation.datasets import Dataset
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
-from ctxcompress_integrations.evaluation.metrics import weighted_mean
 from ctxcompress_integrations.evaluation.rows import Row
-from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, threshold_outcomes, time_method
+from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
 from ctxcompress_integrations.evaluation.sets import TARGETS, load_set
 from ctxcompress_integrations.evaluation.summary import summarize
 from ctxcompress_integrations.scorers.base import Scorer
@@ -72,13 +71,11 @@ def evaluate(plan: Plan, count_tokens: TokenCounter, console: Any = None) -> lis
                 rows.append(Row(f"{method}: everything", None, "", why=str(error), labels={"method": method}))
                 progress.advance(task, total // len(plan.methods))
                 continue
+            budgets = [*plan.budgets, *(Budget(threshold=t) for t in sorted(scorer.thresholds.values()))]
             for dataset in datasets:
                 progress.update(task, description=f"{method} · {dataset.name}")
                 times += _times(dataset, method, scorer, count_tokens)  # first: a scorer may remember passages
-                runs += run_method(
-                    dataset, method, scorer, plan.budgets, count_tokens, lambda n: progress.advance(task, n)
-                )
-                rows += _thresholds(dataset, method, scorer, count_tokens)
+                runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
 
 
@@ -105,30 +102,3 @@ def _times(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCou
                 "measure": f"time, {name}",
             },
         )
-
-
-def _thresholds(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:
-    """What the scorer's calibrated thresholds keep, and what they drop of passages that hold no answer."""
-    if not scorer.thresholds:
-        return
-    thresholds = sorted(scorer.thresholds.values())
-    rates, kept, answerable = threshold_outcomes(dataset, scorer, thresholds, count_tokens)
-    for threshold, rate, answers in zip(thresholds, rates, kept, strict=True):
-        labels = {"set": dataset.name, "method": method, "budget": f"threshold {threshold:g}"}
-        name = f"{dataset.name}, {method}, threshold {threshold:g}"
-        if answerable.any():
-            measured: list[tuple[str, float, int]] = [
-                ("tokens kept", float(rate[answerable].mean()), int(answerable.sum()))
-            ]
-            if not np.isnan(answers[answerable]).all():
-                measured.append(("answer kept", weighted_mean(answers[answerable]), int(answerable.sum())))
-            for measure, value, n in measured:
-                yield Row(f"{name}: {measure}", value, "share", n=n, labels=labels | {"measure": measure})
-        if not answerable.all():
-            yield Row(
-                f"{name}: tokens dropped where there is no answer",
-                1.0 - float(rate[~answerable].mean()),
-                "share of tokens",
-                n=int((~answerable).sum()),
-                labels=labels | {"measure": "tokens dropped, no answer"},
-            )

@@ -7,7 +7,7 @@ it says about the tokens, and nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,13 +40,17 @@ class Budget:
         ratio: of the tokens of the request.
         is_hard: as a token budget that is never exceeded; else as ``keep_ratio``, which the first unit may exceed.
         unit: what is kept or cut whole.
+        threshold: instead of a ratio; unanswerable examples are compressed as well.
     """
 
-    ratio: float
+    ratio: float = 1.0
     is_hard: bool = False
     unit: Unit = "sentence"
+    threshold: float | None = None
 
     def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"threshold {self.threshold:g}"
         kind = "token_budget" if self.is_hard else "keep_ratio"
         return f"{kind} {self.ratio:g}" + ("" if self.unit == "sentence" else f" {self.unit}")
 
@@ -67,6 +71,7 @@ class Run:
         answer, support, all_support: float64 ``[e]``, NaN where the data set does not say.
         reciprocal_rank: of the first gold document when documents are ordered by their best sentence, 0 beyond
             the tenth; float64 ``[e]``, NaN for single passages.
+        is_answerable: bool ``[e]``; all True but under a threshold.
         n_over: requests in which a hard budget was exceeded.
     """
 
@@ -78,6 +83,7 @@ class Run:
     support: Floats
     all_support: Floats
     reciprocal_rank: Floats
+    is_answerable: NDArray[np.bool_]
     n_over: int
 
 
@@ -87,6 +93,8 @@ class _Record:
     answer: list[float] = field(default_factory=list)
     support: list[float] = field(default_factory=list)
     all_support: list[float] = field(default_factory=list)
+    reciprocal_rank: list[float] = field(default_factory=list)
+    is_answerable: list[bool] = field(default_factory=list)
     n_over: int = 0
 
 
@@ -98,49 +106,50 @@ def run_method(
     count_tokens: TokenCounter,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Run]:
-    """Compress every answerable example under every budget; each is scored once.
+    """Compress every example under every budget; each is scored once.
 
     Args:
-        dataset: the examples.
+        dataset: the examples; unanswerable ones count under thresholds alone.
         method: what the report calls the scorer.
         scorer: the method.
         budgets: under which to compress.
         count_tokens: the one tokenizer of the report.
         advance: told after each batch how many examples are done.
     """
-    examples = [example for example in dataset.examples if example.is_answerable]
+    has_thresholds = any(budget.threshold is not None for budget in budgets)
+    examples = [example for example in dataset.examples if example.is_answerable or has_thresholds]
     by_documents = names_documents(examples)
-    ranks: list[float] = []
-    records: Mapping[Budget, _Record] = {budget: _Record() for budget in budgets}
+    records = {budget: _Record() for budget in budgets}
     for batch in _batches(examples):
         compressor = TextCompressor(scorer, cache_size=len(batch), count_tokens=count_tokens)
         requests = [(example.passages, example.question) for example in batch]
         scored = compressor.compress_many(requests, threshold=float("inf"))
-        n_tokens = [result.n_tokens_in for result in scored]
-        ranks += [reciprocal_rank(e, result) for e, result in zip(batch, scored, strict=True)]
         for budget, record in records.items():
-            for example, n_in in zip(batch, n_tokens, strict=True):
-                result = _compress(compressor, example, budget, n_in)
-                record.rate.append(result.n_tokens_out / max(1, n_in))
-                record.answer.append(answer_kept(example, result))
-                record.support.append(support_recall(example, result))
-                record.all_support.append(all_support_kept(example, result, documents=by_documents))
-                record.n_over += budget.is_hard and result.n_tokens_out > max(1, int(budget.ratio * n_in))
+            for example, whole in zip(batch, scored, strict=True):
+                if example.is_answerable or budget.threshold is not None:
+                    result = _compress(compressor, example, budget, whole.n_tokens_in)
+                    _note(record, example, result, budget, by_documents)
+                    record.reciprocal_rank.append(reciprocal_rank(example, whole))
         advance(len(batch))
-    return [
-        Run(
-            dataset.name,
-            method,
-            budget,
-            np.asarray(r.rate),
-            np.asarray(r.answer),
-            np.asarray(r.support),
-            np.asarray(r.all_support),
-            np.asarray(ranks),
-            r.n_over,
-        )
-        for budget, r in records.items()
-    ]
+    return [_run(dataset.name, method, budget, record) for budget, record in records.items()]
+
+
+def _note(record: _Record, example: Example, result: CompressionResult, budget: Budget, by_documents: bool) -> None:
+    n_in = result.n_tokens_in
+    record.rate.append(result.n_tokens_out / max(1, n_in))
+    record.answer.append(answer_kept(example, result))
+    record.support.append(support_recall(example, result))
+    record.all_support.append(all_support_kept(example, result, documents=by_documents))
+    record.is_answerable.append(example.is_answerable)
+    record.n_over += budget.is_hard and result.n_tokens_out > max(1, int(budget.ratio * n_in))
+
+
+def _run(dataset: str, method: str, budget: Budget, record: _Record) -> Run:
+    arrays = {
+        name: np.asarray(getattr(record, name))
+        for name in ("rate", "answer", "support", "all_support", "reciprocal_rank", "is_answerable")
+    }
+    return Run(dataset, method, budget, **arrays, n_over=record.n_over)
 
 
 def time_method(dataset: Dataset, scorer: Scorer, count_tokens: TokenCounter, n: int = N_TIMED) -> Floats:
@@ -156,25 +165,9 @@ def time_method(dataset: Dataset, scorer: Scorer, count_tokens: TokenCounter, n:
     return 1000 * np.asarray(seconds[2:] or seconds)  # the first two warm up
 
 
-def threshold_outcomes(
-    dataset: Dataset, scorer: Scorer, thresholds: Sequence[float], count_tokens: TokenCounter
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Under each threshold tokens kept ``[t, e]`` and answer kept ``[t, e]``; which examples are answerable ``[e]``."""
-    rates: list[list[float]] = [[] for _ in thresholds]
-    kept: list[list[float]] = [[] for _ in thresholds]
-    for batch in _batches(dataset.examples):
-        compressor = TextCompressor(scorer, cache_size=len(batch), count_tokens=count_tokens)
-        compressor.compress_many([(e.passages, e.question) for e in batch], threshold=float("inf"))
-        for i, threshold in enumerate(thresholds):
-            for example in batch:
-                result = compressor.compress(example.passages, example.question, threshold=threshold)
-                rates[i].append(result.keep_ratio)
-                kept[i].append(answer_kept(example, result))
-    answerable = np.asarray([example.is_answerable for example in dataset.examples])
-    return np.asarray(rates), np.asarray(kept), answerable
-
-
 def _compress(compressor: TextCompressor, example: Example, budget: Budget, n_in: int) -> CompressionResult:
+    if budget.threshold is not None:
+        return compressor.compress(example.passages, example.question, threshold=budget.threshold, unit=budget.unit)
     if budget.is_hard:
         n_tokens = max(1, int(budget.ratio * n_in))
         return compressor.compress(example.passages, example.question, token_budget=n_tokens, unit=budget.unit)

@@ -41,7 +41,10 @@ def summarize(runs: Sequence[Run], *, reference: str, targets: Targets) -> list[
     rows: list[Row] = []
     by_set: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_set[run.dataset].append(run)
+        if run.budget.threshold is None:
+            by_set[run.dataset].append(run)
+        else:
+            rows += _threshold_rows(run, targets)
     for of_set in by_set.values():
         for run in of_set:
             rows += _row_of(run, targets)
@@ -111,6 +114,27 @@ def _row_of(run: Run, targets: Targets) -> Iterator[Row]:
         interval,
         labels=labels | {"measure": "tokens kept"},
     )
+
+
+def _threshold_rows(run: Run, targets: Targets) -> Iterator[Row]:
+    """What a threshold keeps, and what it drops of passages that hold no answer."""
+    shares = {
+        "tokens kept": np.where(run.is_answerable, run.rate, np.nan),
+        "answer kept": np.where(run.is_answerable, run.answer, np.nan),
+        "tokens dropped where there is no answer": np.where(run.is_answerable, np.nan, 1 - run.rate),
+    }
+    for measure, values in shares.items():
+        n = int((~np.isnan(values)).sum())
+        if n:
+            yield Row(
+                f"{run.dataset}, {run.method}, {run.budget}: {measure}",
+                weighted_mean(values),
+                "share, 95 % interval",
+                targets.get((run.dataset, run.method, str(run.budget), measure)),
+                n,
+                bootstrap(lambda w, v=values: weighted_mean(v, w), len(values)),  # type: ignore[misc]
+                labels=_labels(run) | {"measure": measure},
+            )
 
 
 def _gaps(of_set: Sequence[Run], measure: str, targets: Targets) -> Iterator[Row]:

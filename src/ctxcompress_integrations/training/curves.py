@@ -14,7 +14,7 @@ def plot_curves(path: Path) -> Path:
     from matplotlib.figure import Figure
 
     curves = json.loads(path.read_text(encoding="utf-8"))
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     losses, dev = figure.subplots(1, 2)
     steps = [step for step, _ in curves["losses"]]
     for i, name in enumerate(("among all sentences", "in its passage", "answerable", "answer tokens")):
@@ -26,7 +26,7 @@ def plot_curves(path: Path) -> Path:
     for axes in (losses, dev):
         axes.grid(alpha=0.3)
         if axes.has_data():
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     out = path.with_suffix(".svg")
     figure.savefig(out, metadata={"Date": None})
     return out

@@ -11,7 +11,7 @@ from ctxcompress_integrations.cli import app
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
 from ctxcompress_integrations.evaluation.methods import MethodSettings
-from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, run_method, threshold_outcomes, time_method
+from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, run_method, time_method
 from ctxcompress_integrations.evaluation.summary import summarize
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import Scorer
@@ -114,13 +114,20 @@ def test_hard_budgets_hold_and_soft_ones_keep_a_sentence(file):
 
 def test_thresholds_and_times(file):
     dataset = load_dataset(file)
-    rates, kept, answerable = threshold_outcomes(dataset, Perfect(), [0.5, 2.0], words)
-    assert answerable.tolist() == [True] * 12 + [False]
-    assert (rates[0][answerable] > 0).all()
-    assert rates[0][~answerable].tolist() == [0.0]
-    assert kept[0][answerable].min() == 1.0
-    assert rates[1].max() == 0.0
-    assert math.isnan(kept[0][-1])
+    some, none, ratio = run_method(
+        dataset, "p", Perfect(), [Budget(threshold=0.5), Budget(threshold=2.0), Budget(0.25)], words
+    )
+    assert some.is_answerable.tolist() == [True] * 12 + [False]
+    assert (some.rate[:12] > 0).all()
+    assert some.rate[12] == 0.0
+    assert some.answer[:12].min() == 1.0
+    assert math.isnan(some.answer[12])
+    assert none.rate.max() == 0.0
+    assert len(ratio.rate) == 12
+    found = {row.measure: row.value for row in summarize([some, none], reference="p", targets={})}
+    assert found["towers, p, threshold 0.5: answer kept"] == 1.0
+    assert found["towers, p, threshold 0.5: tokens dropped where there is no answer"] == 1.0
+    assert found["towers, p, threshold 2: tokens kept"] == 0.0
     assert len(time_method(dataset, Perfect(), words, n=5)) >= 3
 
 
