@@ -91,8 +91,8 @@ def _section(result: CompressionResult) -> str:
 
 
 def _article(passage: CompressedPassage, low: float, high: float) -> str:
-    title = passage.metadata.get("title")
-    name = f"<b>{escape(passage.id)}</b>" + (f" &middot; {escape(str(title))}" if title and title != passage.id else "")
+    title = passage.title
+    name = f"<b>{escape(passage.id)}</b>" + (f" &middot; {escape(title)}" if title and title != passage.id else "")
     score = "" if passage.score is None else f" &middot; similarity {passage.score:.2f}"
     n_kept = sum(end - start for start, end in passage.spans)
     kept = f"{100 * n_kept / max(1, len(passage.original)):.0f} % of the characters kept" if n_kept else "nothing kept"

@@ -34,7 +34,7 @@ from ctxcompress_integrations.text.spans import join_spans, spans_of
 
 MAX_CACHED_CHARS = 200_000
 """Requests longer than this are scored again each time: their scores would take tens of megabytes."""
-_CacheKey: TypeAlias = tuple[str, tuple[str, ...]]
+_CacheKey: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +189,14 @@ class TextCompressor:
 
     def _scores(self, requests: Sequence[_Request]) -> tuple[list[list[Relevance]], list[bool]]:
         """Relevances of each request, and whether they were at hand already."""
-        keys: list[_CacheKey] = [(r.query, tuple(p.text for p in r.passages)) for r in requests]
+        keys: list[_CacheKey] = [
+            (r.query, tuple(p.text for p in r.passages), tuple(p.title for p in r.passages)) for r in requests
+        ]
         with self._cache_lock:
             known = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [key for key in dict.fromkeys(keys) if key not in known]
-        computed = self.scorer.score([ScoreRequest(texts, query) for query, texts in missing]) if missing else []
+        wanted = [ScoreRequest(texts, query, titles) for query, texts, titles in missing]
+        computed = self.scorer.score(wanted) if wanted else []
         fresh = dict(zip(missing, computed, strict=True))
         with self._cache_lock:
             for key in keys:

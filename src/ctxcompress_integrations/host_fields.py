@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, PrivateAttr
 
 from ctxcompress_integrations.compressor import TextCompressor
-from ctxcompress_integrations.loading import LazyCompressor
+from ctxcompress_integrations.loading import LazyCompressor, ModelKey
 from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Threshold, Unit
 from ctxcompress_integrations.scorers import check_name
 
@@ -21,8 +21,8 @@ class CompressorFields(BaseModel):
     """Plain configuration: pickled, copied and written as JSON with the component; the model loads on first use.
 
     Attributes:
-        method: "mini", "quito", "quito_x", "lexical" or a registered name.
-        model, device, dtype, layer: as for :func:`~ctxcompress_integrations.load_compressor`.
+        method: "mini", "quito", "quito_x", "probe", "lexical" or a registered name.
+        model, device, dtype, layer, weights: as for :func:`~ctxcompress_integrations.load_compressor`.
         keep_ratio, token_budget, threshold: how much to keep, at most one of them; half when none is given.
         unit, protect, joiner: as for :meth:`~ctxcompress_integrations.TextCompressor.compress`.
         drop_empty: leave out what nothing was kept of.
@@ -37,6 +37,7 @@ class CompressorFields(BaseModel):
     device: str = "auto"
     dtype: str = "auto"
     layer: int | None = None
+    weights: str | None = None
     keep_ratio: float | None = None
     token_budget: int | None = None
     threshold: Threshold | None = None
@@ -62,7 +63,8 @@ class CompressorFields(BaseModel):
         if all(getattr(self, name) is None for name in LIMITS):
             options["keep_ratio"] = 0.5
         CompressionOptions().updated(options)
-        self._lazy = LazyCompressor((self.method, self.model, self.device, self.dtype, self.layer), options)
+        key = ModelKey(self.method, self.model, self.device, self.dtype, self.layer, self.weights)
+        self._lazy = LazyCompressor(key, options)
 
     @classmethod
     def from_compressor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, ClassVar, TypeAlias, Unpack
+from typing import Any, ClassVar, NamedTuple, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
@@ -43,8 +43,15 @@ def load_compressor(
     return TextCompressor(scorer, **options)
 
 
-ModelKey: TypeAlias = tuple[str, str | None, str, str, int | None]
-"""Method, model, device, dtype and layer: what decides which scorer is loaded."""
+class ModelKey(NamedTuple):
+    """What decides which scorer is loaded; arguments as for :func:`load_compressor`."""
+
+    method: str
+    model: str | None
+    device: str
+    dtype: str
+    layer: int | None
+    weights: str | None
 
 
 class LazyCompressor:
@@ -70,8 +77,8 @@ class LazyCompressor:
             if self._compressor is None:
                 scorer = self._scorers.get(self._key)
                 if scorer is None:
-                    method, model, device, dtype, layer = self._key
-                    scorer = scorer_class(method).load(model=model, device=device, dtype=dtype, layer=layer)
+                    arguments = self._key._asdict()
+                    scorer = scorer_class(arguments.pop("method")).load(**arguments)
                     self._scorers[self._key] = scorer
                 self._compressor = TextCompressor(scorer, **self._options)
             return self._compressor

@@ -46,10 +46,9 @@ class Answer:
     def prompt(self) -> str:
         """A prompt with what was kept, numbered for citations; numbers are positions in ``retrieved``."""
         kept = [
-            f"[{number}] {title}{passage.text}"
+            f"[{number}] {passage.title}{': ' if passage.title else ''}{passage.text}"
             for number, passage in enumerate(self.result.passages, start=1)
             if not passage.is_empty
-            for title in [f"{passage.metadata['title']}: " if passage.metadata.get("title") else ""]
         ]
         return PROMPT.format(context="\n\n".join(kept), question=self.query)
 

@@ -41,6 +41,17 @@ class Passage:
     score: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """``metadata["title"]``, empty when there is none."""
+        return title_of(self.metadata)
+
+
+def title_of(metadata: Mapping[str, Any]) -> str:
+    """The title in a passage's metadata, in one line; empty when there is none."""
+    title = metadata.get("title")
+    return " ".join(title.split()) if isinstance(title, str) else ""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relevance:
@@ -90,6 +101,11 @@ class CompressedPassage:
     original: str = field(default="", repr=False)
     relevance: Relevance | None = field(default=None, repr=False, compare=False)
     rerank_score: float | None = field(default=None, compare=False)
+
+    @property
+    def title(self) -> str:
+        """``metadata["title"]``, empty when there is none."""
+        return title_of(self.metadata)
 
     @property
     def is_empty(self) -> bool:

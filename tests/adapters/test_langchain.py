@@ -13,6 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
 from ctxcompress_integrations import TextCompressor
+from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.langchain import (
     CompressedIndexVectorStore,
     CompressedRetriever,
@@ -134,6 +135,27 @@ async def test_on_error(caplog):
     assert lenient.compress_documents(DOCUMENTS, QUERY) == DOCUMENTS
     assert await lenient.acompress_documents(DOCUMENTS, QUERY) == DOCUMENTS
     assert "out of memory" in caplog.text
+
+
+class Titles(Lexical):
+    def score(self, requests):
+        self.seen = [list(request.titles) for request in requests]
+        return super().score(requests)
+
+
+def test_scorers_see_titles():
+    scorer = Titles()
+    made = ContextDocumentCompressor.from_compressor(TextCompressor(scorer, keep_ratio=0.4))
+    named = [DOCUMENTS[0].model_copy(update={"metadata": {"title": "Eiffel  Tower"}}), DOCUMENTS[1]]
+    made.compress_documents(named, QUERY)
+    assert scorer.seen == [["Eiffel Tower", ""]]
+
+
+def test_weights_are_configuration(tmp_path):
+    made = ContextDocumentCompressor(method="mini", weights=str(tmp_path / "mine.safetensors"))
+    assert pickle.loads(pickle.dumps(made)).weights == made.weights
+    with pytest.raises(WeightsMismatchError, match="mine.safetensors"):
+        made.compress_documents(DOCUMENTS, QUERY)
 
 
 async def test_concurrent_requests_share_batches():

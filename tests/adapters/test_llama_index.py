@@ -177,6 +177,20 @@ async def test_on_error(caplog):
     assert "out of memory" in caplog.text
 
 
+class Titles(Lexical):
+    def score(self, requests):
+        self.seen = [list(request.titles) for request in requests]
+        return super().score(requests)
+
+
+def test_scorers_see_titles():
+    scorer, given = Titles(), nodes()
+    given[1].node.metadata["title"] = "Bananas"
+    made = ContextNodePostprocessor.from_compressor(TextCompressor(scorer, keep_ratio=0.4))
+    made.postprocess_nodes(given, query_str=QUERY)
+    assert scorer.seen == [["", "Bananas"]]
+
+
 def test_instrumentation_events_fire(postprocessor):
     seen = []
 

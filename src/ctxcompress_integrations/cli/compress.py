@@ -33,6 +33,7 @@ def compress(
     unit: o.UnitName = "sentence",
     method: o.Method = "mini",
     model: o.Model = None,
+    weights: o.Weights = None,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -44,7 +45,7 @@ def compress(
     limits = limits_of(keep_ratio, token_budget, threshold)
     text = _read(file)
     requests = _requests(text) if query is None else [_plain(text, query)]
-    compressor = load_compressor(method, model=model, device=device, **limits, unit=unit)
+    compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
     found = []
     is_quiet = as_json or len(requests) <= AT_ONCE or sys.stdout.isatty()
     starts = range(0, len(requests), AT_ONCE)

@@ -34,6 +34,7 @@ def evaluate(
     probe: Annotated[str | None, typer.Option(help="Trained weights for probe.")] = None,
     tokenizer: Annotated[str, typer.Option(help="Whose tokens are counted, for all methods.")] = "mini",
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per set, evenly spread; all if none.")] = None,
+    titles: Annotated[bool, typer.Option(help="Let methods read the passages' titles.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write a report page with plots into this folder.")] = None,
     device: o.Device = "auto",
@@ -59,7 +60,7 @@ def evaluate(
         device=device,
     )
     chosen = methods.split(",") if methods else [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME]
-    plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit)
+    plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles)
     console = Console()
     rows = evaluate(plan, load_tokenizer(tokenizer), console)
     report = as_report(" ".join(["ctxcompress", *sys.argv[1:]]), rows)

@@ -69,6 +69,7 @@ def ask(
     where: Annotated[list[str] | None, typer.Option(help="key=value that the metadata must have; repeatable.")] = None,
     method: o.Method = "mini",
     model: o.Model = None,
+    weights: o.Weights = None,
     device: o.Device = "auto",
     html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
     as_json: o.Json = False,
@@ -82,7 +83,7 @@ def ask(
     limits = limits_of(keep_ratio, token_budget, threshold)
     conditions = dict(_condition(text) for text in where or [])
     with CompressedIndex.open(index, read_only=True) as opened:
-        compressor = load_compressor(method, model=model, device=device, **limits, unit=unit)
+        compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
         answer = Pipeline(opened, compressor, k=k).ask(question, where=conditions or None)
     if html is not None:
         html.write_text(report_html([answer.result], question), encoding="utf-8")

@@ -22,6 +22,7 @@ Threshold = Annotated[
     Any, typer.Option(parser=_threshold, metavar="NUMBER|auto", help="Keep every unit whose score reaches this.")
 ]
 UnitName = Annotated[Unit, typer.Option("--unit", help="What is kept or cut as a whole.")]
-Method = Annotated[str, typer.Option(help="mini, quito, quito_x, lexical or a registered scorer.")]
+Method = Annotated[str, typer.Option(help="mini, quito, quito_x, probe, lexical or a registered scorer.")]
 Model = Annotated[str | None, typer.Option(help="Model name or folder for the method.")]
+Weights = Annotated[str | None, typer.Option(help="Trained weights: mini's own if none; probe needs a file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]

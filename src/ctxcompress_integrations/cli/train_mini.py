@@ -31,7 +31,8 @@ def mini(
     base: Annotated[str, typer.Option(help="The encoder to fine-tune, a BERT.")] = "mini",
     layers: Annotated[str, typer.Option(help="Which of its layers to keep, comma-separated.")] = "0,1,2,3,4,5",
     dims: Annotated[int, typer.Option(min=1, help="Width of the vectors that are compared and kept.")] = 128,
-    steps: Annotated[int, typer.Option(min=1)] = 2400,
+    frozen: Annotated[int, typer.Option(min=0, help="How many of them, from the first, stay as they are.")] = 2,
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
     seed: Annotated[int, typer.Option()] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per training set; all if none.")] = None,
     device: o.Device = "auto",
@@ -53,7 +54,9 @@ def mini(
     measured = [load_set(name, data, limit=100) for name in dev.split(",") if name]
     calibrating = [load_set(name, data, limit=1200) for name in calibration.split(",") if name]
     chosen = tuple(int(layer) for layer in layers.split(","))
-    recipe = Recipe(base=base, layers=chosen, n_dims=dims, steps=steps, seed=seed, eval_every=min(300, steps))
+    recipe = Recipe(
+        base=base, layers=chosen, n_frozen=frozen, n_dims=dims, steps=steps, seed=seed, eval_every=min(300, steps)
+    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

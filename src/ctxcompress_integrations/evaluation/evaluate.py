@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from ctxcompress_integrations.evaluation.datasets import Dataset
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
-from ctxcompress_integrations.evaluation.sets import TARGETS, load_set
+from ctxcompress_integrations.evaluation.sets import TARGETS, load_set, untitled
 from ctxcompress_integrations.evaluation.summary import summarize
 from ctxcompress_integrations.scorers.base import Scorer
-from ctxcompress_integrations.text.budget import TokenCounter
+from ctxcompress_integrations.text.budget import TokenCounter, as_counter
 
-Report = Callable[[Row], None]
+N_COUNTED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Plan:
         settings: models that methods need.
         data: folder of the named sets.
         limit: examples per set; None for all.
+        titles: whether methods see the passages' titles.
         budgets: under which every method compresses.
     """
 
@@ -41,16 +43,25 @@ class Plan:
     settings: MethodSettings
     data: Path | None = None
     limit: int | None = None
+    titles: bool = True
     budgets: Sequence[Budget] = BUDGETS
 
 
-def evaluate(plan: Plan, count_tokens: TokenCounter, console: Any = None) -> list[Row]:
+def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
     """Run the plan under a progress bar and return all rows.
+
+    Args:
+        plan: what to measure.
+        tokenizer: whose tokens are counted, or a function ``str -> int``.
+        console: rich's, for the progress bar.
 
     Raises:
         DatasetError: before anything runs, for a set that cannot be read.
     """
     datasets = [load_set(name, plan.data, limit=plan.limit) for name in plan.sets]
+    if not plan.titles:
+        datasets = [untitled(dataset) for dataset in datasets]
+    count_tokens = lru_cache(N_COUNTED)(as_counter(tokenizer))  # every budget counts the same whole request
     rows = [row for dataset in datasets for row in _skipped(dataset)]
     runs: list[Run] = []
     times: list[Row] = []

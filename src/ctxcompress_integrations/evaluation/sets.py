@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,17 @@ def load_training(files: Sequence[Path] | None, folder: Path | None, *, limit: i
     if folder is None:
         raise DatasetError("training needs files, or the folder of the standard sets: give --data or CTXCOMPRESS_DATA")
     return [_limited(load_dataset(find_file(folder, s.file), where=s.where), limit) for s in TRAINING]
+
+
+def untitled(dataset: Dataset) -> Dataset:
+    """The same examples, their passages without metadata."""
+    return replace(
+        dataset,
+        examples=tuple(
+            replace(example, passages=tuple(replace(passage, metadata={}) for passage in example.passages))
+            for example in dataset.examples
+        ),
+    )
 
 
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:

@@ -22,10 +22,12 @@ Floats = NDArray[np.float32]
 
 
 class TokenVectors(NamedTuple):
-    """Token vectors of one text, special tokens left out."""
+    """Token vectors of one text, special tokens left out; all of unit length, on the CPU."""
 
     offsets: NDArray[np.int64]  # [n, 2]
-    vectors: Tensor  # float32 [n, d], unit length, on the CPU
+    vectors: Tensor  # float32 [n, p]
+    title: Tensor | None = None  # float32 [t, p], of the title's tokens
+    pooled: Tensor | None = None  # float32 [d], of the text with its title
 
 
 class TextEncoder:
@@ -112,8 +114,6 @@ class TextEncoder:
 class UntrainedEncoder(TextEncoder):
     """An encoder as published, for late interaction: every query token counts alike."""
 
-    passage_share = 0.0
-
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         super().__init__(model, tokenizer, name=name)
         self.card: dict[str, Any] = {}
@@ -123,8 +123,8 @@ class UntrainedEncoder(TextEncoder):
         found = [tokens.vectors for tokens in self.token_vectors(texts)]
         return [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
 
-    def passage_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
-        """Vectors of each passage's tokens, special tokens left out."""
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
+        """Vectors of each passage's tokens, special tokens left out; titles are not read."""
         return self.token_vectors(texts)
 
 

@@ -1,9 +1,10 @@
 """The trained ``mini`` model: a tokenizer, the first layers of its base encoder fine-tuned, and late-interaction heads.
 
-File format: safetensors with the layers (``encoder.layers.*``), ``query.weight``, ``passage.weight`` ``[p, d]``,
-``importance.weight`` ``[1, d]`` and ``passage_share``; metadata ``format``, ``version``, ``base``, ``base_sha256``,
-``sha256`` (of the tensors) and ``card`` (JSON: recipe, data, thresholds). The base's vocabulary and embeddings are not
-in the file: they were frozen. Nothing is unpickled.
+File format: safetensors with the layers that were trained (``encoder.layers.*``), ``query.weight`` and
+``passage.weight`` ``[p, d]``, ``importance.weight`` ``[1, d]``, ``shares.weight`` ``[2, d]``, ``shares.bias`` ``[2]``;
+metadata ``format``, ``version``, ``base``, ``base_sha256``, ``layers`` (which of the base's were taken, JSON),
+``sha256`` (of the tensors) and ``card`` (JSON: recipe, data, thresholds). What stayed frozen, the base's vocabulary,
+embeddings and first layers, is not in the file. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf.encoder import TokenVectors
-from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryVectors
+from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryVectors, mean_vector
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder, pack
 
 FORMAT = "ctxcompress-mini"
 VERSION = "1"
+TITLE_TOKENS = 32
+"""Tokens of a title that are read, before those of the text."""
 _FROZEN = ("encoder.words.", "encoder.positions.", "encoder.norm.")
 _LINEAR = {
     "out": "attention.output.dense",
@@ -48,7 +51,7 @@ class TrainedEncoder:
         model: the trained model.
         tokenizer: of its base.
         card: what is known of the weights: recipe, data, thresholds.
-        max_tokens: tokens of a text that are read, special tokens included.
+        max_tokens: tokens of a text that are read, special tokens included, its title aside.
         batch_tokens: tokens per forward.
     """
 
@@ -65,28 +68,34 @@ class TrainedEncoder:
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
 
-    @property
-    def passage_share(self) -> float:
-        """How much the whole passage's match counts beside the sentence's."""
-        return float(self.model.passage_share.detach())
-
     def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
         """Vectors and weights of each query's tokens, special tokens included, on the CPU."""
         ids = self._tokenize(texts)["input_ids"]
         with torch.no_grad():
             found = [self.model.query_vectors(states) for states in self._states(ids)]
-        return [QueryVectors(q.vectors.cpu(), q.weights.cpu()) for q in found]
+        return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found]
 
-    def passage_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
-        """Unit vectors ``[n, p]`` of each passage's tokens; the caller cuts texts longer than ``max_tokens``."""
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
+        """Unit vectors of each passage's tokens, of its title's, and of the whole.
+
+        Args:
+            texts: the caller cuts those longer than ``max_tokens``.
+            titles: read before each text, cut at ``TITLE_TOKENS``; "" for none.
+        """
         encoded = self._tokenize(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+        is_text = [np.asarray(mask) == 0 for mask in encoded["special_tokens_mask"]]
+        headings = title_ids(self.tokenizer, titles)
+        firsts = [int(mask.argmax()) for mask in is_text]  # the title stands before the first token of the text
+        ids = zip(encoded["input_ids"], headings, firsts, strict=True)
+        sequences = [[*text[:first], *heading, *text[first:]] for text, heading, first in ids]
         found = []
-        for i, states in enumerate(self._states(encoded["input_ids"])):
-            is_text = np.asarray(encoded["special_tokens_mask"][i]) == 0
-            offsets = np.asarray(encoded["offset_mapping"][i], dtype=np.int64)[is_text]
+        for i, states in enumerate(self._states(sequences)):
+            offsets = np.asarray(encoded["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[is_text[i]]
             with torch.no_grad():
-                vectors = self.model.passage_vectors(states).cpu()
-            found.append(TokenVectors(offsets, vectors[torch.from_numpy(is_text)]))
+                vectors, pooled = self.model.passage_vectors(states).cpu(), mean_vector(states).cpu()
+            before, title, rest = vectors.tensor_split([firsts[i], firsts[i] + len(headings[i])])
+            of_text = torch.cat([before, rest])[torch.from_numpy(is_text[i])]
+            found.append(TokenVectors(offsets, of_text, title.clone(), pooled))
         return found
 
     def _tokenize(self, texts: Sequence[str], **wanted: bool) -> Any:
@@ -96,7 +105,7 @@ class TrainedEncoder:
 
     def _states(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Last hidden states ``[n, d]`` of each sequence."""
-        device = self.model.passage_share.device
+        device = self.model.query.weight.device
         states: list[Tensor] = []
         for batch in _batches(sequences, self.batch_tokens):
             lengths = [len(sequence) for sequence in batch]
@@ -105,6 +114,17 @@ class TrainedEncoder:
             with self._lock, torch.no_grad():
                 states += self.model.encoder(ids, blocks).split(lengths)
         return states
+
+
+def title_ids(tokenizer: Any, titles: Sequence[str]) -> list[list[int]]:
+    """Token ids of each title without special tokens, underscores read as spaces, at most ``TITLE_TOKENS``."""
+    found: dict[str, list[int]] = {"": []}
+    for title in titles:
+        if title not in found:
+            words = title.replace("_", " ")
+            encoded = tokenizer(words, add_special_tokens=False, truncation=True, max_length=TITLE_TOKENS)
+            found[title] = list(encoded["input_ids"])
+    return [found[title] for title in titles]
 
 
 def untrained(base: Any, *, layers: Sequence[int], n_dims: int) -> LateInteraction:
@@ -139,18 +159,37 @@ def untrained(base: Any, *, layers: Sequence[int], n_dims: int) -> LateInteracti
     return LateInteraction(encoder, width=config.hidden_size, n_dims=n_dims)
 
 
-def save(model: LateInteraction, path: Path, *, base: str, base_sha256: str, card: Mapping[str, Any]) -> None:
-    """Write what training changed, layers in bf16; complete or not at all."""
+def save(
+    model: LateInteraction,
+    path: Path,
+    *,
+    base: str,
+    base_sha256: str,
+    layers: Sequence[int],
+    n_frozen: int,
+    card: Mapping[str, Any],
+) -> None:
+    """Write what training changed, layers in bf16; complete or not at all.
+
+    Args:
+        model, path: what goes where.
+        base, base_sha256: the encoder that training started from.
+        layers: which of its layers the model has.
+        n_frozen: how many of them, from the first, are as they were.
+        card: what is known of the weights.
+    """
+    frozen = (*_FROZEN, *(f"encoder.layers.{i}." for i in range(n_frozen)))
     tensors = {
         name: tensor.detach().cpu().to(torch.bfloat16 if name.startswith("encoder.") else torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(_FROZEN)
+        if not name.startswith(frozen)
     }
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "base": base,
         "base_sha256": base_sha256,
+        "layers": json.dumps(list(layers)),
         "sha256": _digest(tensors),
         "card": json.dumps(card, sort_keys=True),
     }
@@ -188,10 +227,9 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
     if metadata.get("sha256") != _digest(tensors):
         raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
     try:
-        n_layers = 1 + max(int(key.split(".")[2]) for key in tensors if key.startswith("encoder.layers."))
-        model = untrained(base, layers=range(n_layers), n_dims=len(tensors["query.weight"]))
+        model = untrained(base, layers=json.loads(metadata["layers"]), n_dims=len(tensors["query.weight"]))
         model.load_state_dict({**model.state_dict(), **{key: tensor.float() for key, tensor in tensors.items()}})
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsMismatchError(f"the tensors of {path} do not fit {name!r}: {error}") from error
     return model, json.loads(metadata.get("card", "{}"))
 

@@ -15,7 +15,7 @@ KEY = "ctxcompress"
 
 def to_passages(documents: Sequence[Document]) -> list[Passage]:
     """Passages numbered by position: documents may lack an id or share one."""
-    return [Passage(str(i), document.page_content) for i, document in enumerate(documents)]
+    return [Passage(str(i), d.page_content, metadata=d.metadata) for i, d in enumerate(documents)]
 
 
 def from_result(documents: Sequence[Document], result: CompressionResult, *, drop_empty: bool) -> list[Document]:

@@ -14,7 +14,7 @@ KEY = "ctxcompress"
 def to_passages(nodes: Sequence[NodeWithScore]) -> dict[int, Passage]:
     """Position -> passage for the nodes that hold text; the others (images, say) are not ours to change."""
     return {
-        i: Passage(str(i), text, scored.score)
+        i: Passage(str(i), text, scored.score, scored.node.metadata)
         for i, scored in enumerate(nodes)
         if isinstance(scored.node, TextNode) and (text := scored.node.get_content(MetadataMode.NONE))
     }

@@ -8,7 +8,7 @@ tokenizer, no files.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -146,7 +146,11 @@ class PackedEncoder(nn.Module):
 
     def forward(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
         """Token ids int64 ``[n]`` of all sequences -> last hidden states ``[n, d]``."""
-        states = self.embed(ids, blocks)
-        for layer in self.layers if blocks else ():
-            states = layer(states, blocks)
-        return states
+        return run_layers(self.layers, self.embed(ids, blocks), blocks)
+
+
+def run_layers(layers: Iterable[nn.Module], states: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """States ``[n, d]`` through some layers."""
+    for layer in layers if blocks else ():
+        states = layer(states, blocks)
+    return states

@@ -24,10 +24,15 @@ KNOWN_TEXTS, KNOWN_LENGTH = 2048, 4_000
 
 
 class ScoreRequest(NamedTuple):
-    """The texts of one request and its query."""
+    """The texts of one request and its query.
+
+    Attributes:
+        titles: of each text, "" for none; empty when no text has one. A scorer may read them, nothing of them is kept.
+    """
 
     texts: Sequence[str]
     query: str
+    titles: Sequence[str] = ()
 
 
 class Scorer(ABC):
@@ -91,10 +96,11 @@ def refuse(name: str, **arguments: object) -> None:
 
 
 class Window(NamedTuple):
-    """A slice of one passage, short enough for the model, with the query it is read under."""
+    """A slice of one passage, short enough for the model, with the query it is read under and the passage's title."""
 
     text: str
     query: str
+    title: str = ""
 
 
 class PairScorer(Scorer):
@@ -127,15 +133,15 @@ class PairScorer(Scorer):
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[Relevance]]:
         cuts: list[list[_Cut]] = []
         windows: list[Window] = []
-        for texts, query in requests:
+        for texts, query, titles in requests:
             room = self._window_tokens(well_formed(query))
-            for text in map(well_formed, texts):
+            for text, title in zip(map(well_formed, texts), map(well_formed, titles or [""] * len(texts)), strict=True):
                 cuts.append(self._cuts(text, room))
-                windows += [Window(text[c.start : c.end], well_formed(query)) for c in cuts[-1]]
+                windows += [Window(text[c.start : c.end], well_formed(query), title) for c in cuts[-1]]
         scored = iter(self._score_windows(windows))
         merged = [_merge(passage_cuts, [next(scored) for _ in passage_cuts]) for passage_cuts in cuts]
         passages = iter(merged)
-        return [[next(passages) for _ in texts] for texts, _ in requests]
+        return [[next(passages) for _ in request.texts] for request in requests]
 
     def count_tokens(self, text: str) -> int:
         return len(self._token_offsets(well_formed(text)))

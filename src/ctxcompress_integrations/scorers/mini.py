@@ -2,8 +2,9 @@
 
 Evidence of query token i in context token j is the cosine of their vectors times the query token's weight; a sentence
 is worth the sum over query tokens of its best match (ColBERT's MaxSim, arXiv:2004.12832), mixed with the same for its
-whole passage, so that a unit's score is a mean cosine in [-1, 1] whatever the length of the question. The score of one
-context token is how much the query's trigger, its first token, matches it: trained to point at the answer.
+whole passage and with the cosine of the two mean states, so that a unit's score is a mean cosine in [-1, 1] whatever
+the length of the question. A passage's title is read before its text and never kept. The score of one context token is
+how much the query's trigger, its first token, matches it: trained to point at the answer.
 
 The shipped weights fine-tune all-MiniLM-L6-v2 (docs/mini.md). Any other encoder is used as published: equal weights,
 its best cosine as a token's score. The passage never sees the query, so its vectors are kept for later questions.
@@ -15,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,14 @@ from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, Window, refuse
+from ctxcompress_integrations.text.segment import well_formed
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "mini.safetensors"
 UNTRAINED = "none"
 """What ``weights`` says to use the encoder as published."""
 CACHE_BYTES = 256 * 2**20
+_Piece: TypeAlias = tuple[str, str]
+"""A title and a text that are read together."""
 
 
 class TokenEncoder(Protocol):
@@ -39,12 +43,9 @@ class TokenEncoder(Protocol):
     max_tokens: int
     card: dict[str, Any]
 
-    @property
-    def passage_share(self) -> float: ...
-
     def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]: ...
 
-    def passage_vectors(self, texts: Sequence[str]) -> list[TokenVectors]: ...
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]: ...
 
 
 class Mini(PairScorer):
@@ -89,29 +90,32 @@ class Mini(PairScorer):
     def count_tokens(self, text: str) -> int:
         return len(self.encoder.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
-    def precompute(self, texts: Sequence[str]) -> None:
+    def precompute(self, texts: Sequence[str], titles: Sequence[str] = ()) -> None:
         """Encode passages ahead of the questions about them; what fits ``cache_bytes`` is kept, the latest last."""
-        pieces = [text[cut.start : cut.end] for text in texts for cut in self._cuts(text, self._window_tokens(""))]
+        room = self._window_tokens("")
+        pieces = [
+            (well_formed(title), well_formed(text)[cut.start : cut.end])
+            for title, text in zip(titles or [""] * len(texts), texts, strict=True)
+            for cut in self._cuts(well_formed(text), room)
+        ]
         for at in range(0, len(pieces), 64):
             self._vectors(pieces[at : at + 64])
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         queries = list(dict.fromkeys(window.query for window in windows))
         query_of = dict(zip(queries, self.encoder.query_vectors(queries), strict=True))
-        passages = self._vectors([window.text for window in windows])
-        share = self.encoder.passage_share
-        return [
-            _relevance(query_of[window.query], passage, share)
-            for window, passage in zip(windows, passages, strict=True)
-        ]
+        passages = self._vectors([(window.title, window.text) for window in windows])
+        return [_relevance(query_of[window.query], passage) for window, passage in zip(windows, passages, strict=True)]
 
-    def _vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
-        found = {text: self._passages.get(text) for text in texts}
-        missing = [text for text, vectors in found.items() if vectors is None]
-        for text, fresh in zip(missing, self.encoder.passage_vectors(missing) if missing else (), strict=True):
-            found[text] = fresh
-            self._passages.put(text, fresh)
-        return [vectors for text in texts if (vectors := found[text]) is not None]
+    def _vectors(self, pieces: Sequence[_Piece]) -> list[TokenVectors]:
+        found = {piece: self._passages.get(piece) for piece in pieces}
+        missing = [piece for piece, vectors in found.items() if vectors is None]
+        if missing:
+            titles, texts = zip(*missing, strict=True)
+            for piece, fresh in zip(missing, self.encoder.passage_vectors(texts, titles), strict=True):
+                found[piece] = fresh
+                self._passages.put(piece, fresh)
+        return [vectors for piece in pieces if (vectors := found[piece]) is not None]
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -121,16 +125,22 @@ class Mini(PairScorer):
         return self.encoder.max_tokens - 2  # the passage is encoded apart from the query, between [CLS] and [SEP]
 
 
-def _relevance(query: QueryVectors, passage: TokenVectors, share: float) -> Relevance:
+def _relevance(query: QueryVectors, passage: TokenVectors) -> Relevance:
     cosines: NDArray[np.float32] = (query.vectors @ passage.vectors.T).numpy()  # [q, n]
     if not cosines.size:  # a query or passage without a single token of the vocabulary
         return Relevance(passage.offsets, np.zeros(len(passage.offsets), dtype=np.float32))
-    weights: NDArray[np.float32] = (query.weights / (1 + share)).numpy()
-    evidence = cosines * weights[:, None]
-    if not share:
-        return Relevance(passage.offsets, cosines.max(axis=0), evidence)
-    whole = np.full((1, len(passage.offsets)), share * evidence.max(axis=1).sum(), dtype=np.float32)
-    return Relevance(passage.offsets, cosines[0], np.concatenate([evidence, whole]))
+    weights: NDArray[np.float32] = query.weights.numpy()
+    if query.pooled is None or query.shares is None or passage.pooled is None or passage.title is None:
+        return Relevance(passage.offsets, cosines.max(axis=0), cosines * weights[:, None])  # as published
+    of_matches, of_pooled = query.shares.tolist()
+    total = 1 + of_matches + of_pooled
+    best = cosines.max(axis=1)  # [q]
+    if len(passage.title):
+        best = np.maximum(best, (query.vectors @ passage.title.T).numpy().max(axis=1))
+    whole = of_matches * float(best @ weights) + of_pooled * float(query.pooled @ passage.pooled)
+    rows = cosines * (weights / np.float32(total))[:, None]
+    constant = np.full((1, len(passage.offsets)), whole / total, dtype=np.float32)
+    return Relevance(passage.offsets, cosines[0], np.concatenate([rows, constant]))
 
 
 class _PassageCache:
@@ -138,25 +148,26 @@ class _PassageCache:
 
     def __init__(self, n_bytes: int) -> None:
         self._room = self._limit = n_bytes
-        self._kept: OrderedDict[str, TokenVectors] = OrderedDict()
+        self._kept: OrderedDict[_Piece, TokenVectors] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, text: str) -> TokenVectors | None:
+    def get(self, piece: _Piece) -> TokenVectors | None:
         with self._lock:
-            if text in self._kept:
-                self._kept.move_to_end(text)
-            return self._kept.get(text)
+            if piece in self._kept:
+                self._kept.move_to_end(piece)
+            return self._kept.get(piece)
 
-    def put(self, text: str, passage: TokenVectors) -> None:
-        size = _n_bytes(text, passage)
+    def put(self, piece: _Piece, passage: TokenVectors) -> None:
+        size = _n_bytes(piece, passage)
         with self._lock:
-            if text in self._kept or size > self._limit:
+            if piece in self._kept or size > self._limit:
                 return
-            self._kept[text] = passage
+            self._kept[piece] = passage
             self._room -= size
             while self._room < 0:
                 self._room += _n_bytes(*self._kept.popitem(last=False))
 
 
-def _n_bytes(text: str, passage: TokenVectors) -> int:
-    return passage.vectors.nbytes + passage.offsets.nbytes + 4 * len(text) + 512  # and what Python adds
+def _n_bytes(piece: _Piece, passage: TokenVectors) -> int:
+    arrays = sum(part.nbytes for part in passage if part is not None)
+    return arrays + 4 * sum(map(len, piece)) + 512  # and what Python adds

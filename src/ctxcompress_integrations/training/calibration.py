@@ -39,7 +39,9 @@ def _answer_scores(scorer: Scorer, dataset: Dataset) -> list[float]:
     scores = []
     for at in range(0, len(examples), BATCH):
         batch = examples[at : at + BATCH]
-        requests = [ScoreRequest([p.text for p in e.passages], e.question) for e in batch]
+        requests = [
+            ScoreRequest([p.text for p in e.passages], e.question, [p.title for p in e.passages]) for e in batch
+        ]
         for example, relevances in zip(batch, scorer.score(requests), strict=True):
             held = [score for i, r in enumerate(relevances) for score in _holding(example, i, r)]
             if held:

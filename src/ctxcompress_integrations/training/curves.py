@@ -17,7 +17,7 @@ def plot_curves(path: Path) -> Path:
     figure = Figure(figsize=(13, 4), layout="constrained")
     losses, dev = figure.subplots(1, 2)
     steps = [step for step, _ in curves["losses"]]
-    for i, name in enumerate(("among all sentences", "in its passage", "answerable", "answer tokens")):
+    for i, name in enumerate(("among all sentences", "in its passage", "answerable", "answer tokens", "drift")):
         losses.plot(steps, [values[i] for _, values in curves["losses"]], label=name)
     for name in curves["dev"][0][1] if curves["dev"] else ():
         dev.plot([step for step, _ in curves["dev"]], [values[name] for _, values in curves["dev"]], "o-", label=name)

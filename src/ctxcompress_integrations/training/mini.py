@@ -41,6 +41,7 @@ class Recipe:
     Attributes:
         base: the encoder that is fine-tuned, a BERT.
         layers: which of its layers are kept; its embeddings stay frozen.
+        n_frozen: how many of them, from the first, stay frozen too; they must be the base's first.
         n_dims: width of the vectors that are compared.
         lr: peak learning rate of the layers; the heads learn ``head_factor`` times faster. Linear warm-up and decay.
         eval_every: steps between two points of the dev curve, and between checkpoints.
@@ -48,9 +49,10 @@ class Recipe:
 
     base: str = MINI
     layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    n_frozen: int = 2
     n_dims: int = 128
-    steps: int = 2400
-    lr: float = 1e-4
+    steps: int = 2000
+    lr: float = 1.5e-4
     head_factor: float = 5.0
     warm_up: int = 40
     weight_decay: float = 0.01
@@ -98,8 +100,10 @@ def train_mini(
         report: told after every step.
 
     Raises:
-        ValueError: no usable example; a checkpoint of another recipe.
+        ValueError: no usable example; a checkpoint of another recipe; frozen layers that are not the base's first.
     """
+    if recipe.layers[: recipe.n_frozen] != tuple(range(recipe.n_frozen)):
+        raise ValueError(f"the {recipe.n_frozen} frozen layers must be the base's first, got layers {recipe.layers}")
     target = resolve_device(device)
     torch.manual_seed(recipe.seed)
     base, tokenizer = load_encoder(recipe.base, device="cpu", dtype="float32")
@@ -107,6 +111,8 @@ def train_mini(
     if not data.of_passage:
         raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
     model = trained.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(target)
+    base_layers = trained.untrained(base, layers=range(base.config.num_hidden_layers), n_dims=1).encoder.layers
+    base_layers = base_layers[recipe.n_frozen :].to(target).requires_grad_(False)
     _first_projection(model, data)
     head = TrainingHead().to(target)
     progress, state = Progress(), out.with_name(out.name + ".checkpoint")
@@ -122,10 +128,10 @@ def train_mini(
     for batch in stream:
         _schedule(optimizer, progress.step, recipe)
         generator = random.Random(f"{recipe.seed}/{progress.step}")
-        losses = batch_losses(model.train(), head, data, batch, tokenizer, generator)
+        losses = batch_losses(model.train(), head, base_layers, data, batch, tokenizer, generator)
         optimizer.zero_grad()
         losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([*model.parameters(), *head.parameters()], recipe.clip)
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], recipe.clip)
         optimizer.step()
         recent.append([float(loss.detach()) for loss in losses])
         progress.step += 1
@@ -148,7 +154,15 @@ def train_mini(
         "dev": progress.dev[-1][1] if progress.dev else {},
         "thresholds": thresholds,
     }
-    trained.save(model, out, base=recipe.base, base_sha256=digest, card=card)
+    trained.save(
+        model,
+        out,
+        base=recipe.base,
+        base_sha256=digest,
+        layers=recipe.layers,
+        n_frozen=recipe.n_frozen,
+        card=card,
+    )
     state.unlink(missing_ok=True)
     scorer.encoder.card, scorer.thresholds = card, thresholds
     return scorer
@@ -157,7 +171,7 @@ def train_mini(
 def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) -> None:
     """Start both projections at the principal axes of token states: cosines then begin nearly where the base's are."""
     longest = data.passages[:: max(1, len(data.passages) // n)][:n]
-    device = model.passage_share.device
+    device = model.query.weight.device
     with torch.no_grad():
         ids = torch.tensor([token for p in longest for token in p.ids], device=device)
         blocks = [block.to(device) for block in pack([len(p.ids) for p in longest], step=16)]
@@ -168,7 +182,7 @@ def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) ->
 
 
 def _neighbours(data: TrainingSet, base: Any, tokenizer: Any, out: Path, device: str) -> None:
-    """Nearest passages of each, by the base's own vectors; kept beside the checkpoint, which a second start reads."""
+    """Hard negatives of each passage, by the base's own vectors; kept in a file beside ``out`` for a second start."""
     kept = out.with_name(out.name + ".neighbours")
     if kept.exists():
         with safe_open(kept, framework="np") as file:
@@ -177,16 +191,17 @@ def _neighbours(data: TrainingSet, base: Any, tokenizer: Any, out: Path, device:
             data.neighbours = neighbours
             return
     encoder = TextEncoder(base.to(resolve_device(device)).to(torch.bfloat16), tokenizer, name="base")
-    find_neighbours(data, encoder.embed_documents([p.text for p in data.passages]))
+    passages = encoder.embed_documents([p.text for p in data.passages])
+    find_neighbours(data, passages, encoder.embed_documents([q.text for q in data.questions]))
     base.cpu()
     save_file({"neighbours": torch.from_numpy(data.neighbours).contiguous()}, kept)
 
 
 def _optimizer(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> torch.optim.AdamW:
     encoder = model.encoder
-    for module in (encoder.words, encoder.positions, encoder.norm):
+    for module in (encoder.words, encoder.positions, encoder.norm, *encoder.layers[: recipe.n_frozen]):
         module.requires_grad_(False)
-    layers = list(encoder.layers.parameters())
+    layers = list(encoder.layers[recipe.n_frozen :].parameters())
     of_encoder = {id(p) for p in encoder.parameters()}
     heads = [p for p in (*model.parameters(), *head.parameters()) if id(p) not in of_encoder]
     groups = [

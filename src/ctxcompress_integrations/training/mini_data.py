@@ -12,18 +12,23 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
+from ctxcompress_integrations.hf.trained import title_ids
+from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment
 
 MAX_TOKENS = 256
 MAX_QUESTION_TOKENS = 48
 MAX_DOCUMENTS = 20
 N_NEIGHBOURS = 16
+_LITTLE_WORDS = frozenset({"a", "an", "the", "of", "in", "on", "at", "to", "is", "are", "was", "were", "did"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +36,18 @@ class TrainingPassage:
     """One passage, tokenized.
 
     Attributes:
+        title_ids: token ids of its title; empty when it has none.
         ids: token ids, special tokens included, cut at ``MAX_TOKENS``.
+        first: place of the text's first token, before which a title is read.
         sentence: sentence of each token, -1 for special tokens.
         starts: first character of each token.
         n_sentences: sentences of which a token is left.
     """
 
     text: str
+    title_ids: list[int]
     ids: list[int]
+    first: int
     sentence: list[int]
     starts: list[int]
     n_sentences: int
@@ -71,7 +80,7 @@ class TrainingSet:
     Attributes:
         of_passage: numbers of the single-passage questions asked of each passage.
         multi: numbers of the questions that bring their own documents.
-        neighbours: int64 ``[passages, N_NEIGHBOURS]``, nearest first; filled by :func:`find_neighbours`.
+        neighbours: int64 ``[passages, N_NEIGHBOURS]``, hardest first; filled by :func:`find_neighbours`.
     """
 
     passages: list[TrainingPassage] = field(default_factory=list)
@@ -93,13 +102,13 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
     """Tokenize, and turn annotations into sentence numbers; examples without a usable one are left out."""
     data = TrainingSet()
     number: dict[str, int] = {}
-    texts: list[str] = []
+    found: list[Passage] = []
 
-    def passage(text: str) -> int:
-        if text not in number:
-            number[text] = len(texts)
-            texts.append(text)
-        return number[text]
+    def numbered(passage: Passage) -> int:
+        if passage.text not in number:
+            number[passage.text] = len(found)
+            found.append(passage)
+        return number[passage.text]
 
     wanted: list[tuple[Example, list[int], list[Stretch]]] = []
     for example in examples:
@@ -110,8 +119,8 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
         if is_multi and len(example.passages) > MAX_DOCUMENTS:
             continue
         used = range(len(example.passages)) if is_multi else [marks[0].passage]
-        wanted.append((example, [passage(example.passages[i].text) for i in used], marks))
-    data.passages = _tokenized(texts, tokenizer)
+        wanted.append((example, [numbered(example.passages[i]) for i in used], marks))
+    data.passages = tokenized(found, tokenizer)
     for example, used, marks in wanted:
         is_multi = len(used) > 1
         places = {mark: used[mark.passage] if is_multi else used[0] for mark in marks}
@@ -127,13 +136,38 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
     return data
 
 
-def find_neighbours(data: TrainingSet, vectors: NDArray[np.float32]) -> None:
-    """Fill ``data.neighbours`` from unit vectors ``[passages, d]``, by FAISS as the package's index does."""
+def find_neighbours(data: TrainingSet, passages: NDArray[np.float32], questions: NDArray[np.float32]) -> None:
+    """Fill ``data.neighbours``: by turns what a passage and its questions find by vectors, as the package's index finds
+    it, and what its questions find by words.
+
+    Args:
+        data: the set.
+        passages, questions: unit vectors ``[passages, d]`` and ``[questions, d]``.
+    """
     import faiss
 
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    data.neighbours = index.search(vectors, min(N_NEIGHBOURS + 1, len(vectors)))[1][:, 1:]
+    index = faiss.IndexFlatIP(passages.shape[1])
+    index.add(passages)
+    n_found, n_kept = min(2 * N_NEIGHBOURS, len(passages)), min(N_NEIGHBOURS, len(passages) - 1)
+    by_passage, by_question = index.search(passages, n_found)[1], index.search(questions, n_found)[1]
+    by_words = _found_by_words(data, n_found)
+    data.neighbours = np.empty((len(passages), n_kept), dtype=np.int64)
+    for p, nearest in enumerate(by_passage):
+        asked = data.of_passage.get(p, [])
+        vectors = dict.fromkeys(np.stack([nearest, *by_question[asked]]).T.ravel().tolist())
+        words = dict.fromkeys(by_words[asked].T.ravel().tolist())
+        turns = (n for pair in zip_longest(vectors, words) for n in pair)
+        data.neighbours[p] = [n for n in dict.fromkeys(turns) if n is not None and n != p][:n_kept]
+
+
+def _found_by_words(data: TrainingSet, n_found: int) -> NDArray[np.int64]:
+    """BM25's passages for each question, best first, int64 ``[questions, n_found]``."""
+    bm25s = require("bm25s", extra="train")
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize([p.text for p in data.passages], show_progress=False), show_progress=False)
+    questions = bm25s.tokenize([q.text for q in data.questions], show_progress=False)
+    found: NDArray[np.int64] = index.retrieve(questions, k=n_found, return_as="documents", show_progress=False)
+    return found.astype(np.int64)
 
 
 def batches(
@@ -165,7 +199,9 @@ def batches(
 
 
 def noisy(question: str, generator: random.Random) -> str:
-    """The question as people type it: now and then without its mark, without a word, with two letters swapped."""
+    """The question as people type it: now and then without its mark, without a word, with two letters swapped, or as
+    the words that a search box needs.
+    """
     chance = generator.random()
     if chance < 0.15:
         return question.rstrip("?. ") or question
@@ -177,6 +213,9 @@ def noisy(question: str, generator: random.Random) -> str:
     if chance < 0.28 and len(question) > 10:
         i = generator.randrange(1, len(question) - 2)
         return question[:i] + question[i + 1] + question[i] + question[i + 2 :]
+    if chance < 0.36:
+        words = [word for word in question.rstrip("?. ").split() if word.lower() not in _LITTLE_WORDS]
+        return " ".join(words) if len(words) > 2 else question
     return question
 
 
@@ -200,25 +239,30 @@ def _clusters(data: TrainingSet, generator: random.Random, cluster_tokens: int) 
     return clusters
 
 
-def _tokenized(texts: Sequence[str], tokenizer: Any) -> list[TrainingPassage]:
-    if not texts:
+def tokenized(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]:
+    """Passages cut at ``MAX_TOKENS``, with the sentence of each token."""
+    if not found:
         return []
+    texts = [passage.text for passage in found]
     encoded = tokenizer(
-        list(texts),
+        texts,
         truncation=True,
         max_length=MAX_TOKENS,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
+    titles = title_ids(tokenizer, [passage.title for passage in found])
     passages = []
-    for text, ids, offsets, special in zip(
-        texts, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+    for text, title, ids, offsets, special in zip(
+        texts, titles, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
     ):
         sentence_starts = _sentence_starts(text)
         sentence = [
             -1 if s else max(0, bisect_right(sentence_starts, o[0]) - 1) for o, s in zip(offsets, special, strict=True)
         ]
-        passages.append(TrainingPassage(text, ids, sentence, [o[0] for o in offsets], max(sentence, default=-1) + 1))
+        first = next((i for i, s in enumerate(special) if not s), 0)
+        starts, n_sentences = [o[0] for o in offsets], max(sentence, default=-1) + 1
+        passages.append(TrainingPassage(text, title, ids, first, sentence, starts, n_sentences))
     return passages
 
 

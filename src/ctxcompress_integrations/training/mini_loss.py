@@ -1,5 +1,5 @@
 """What ``mini`` learns from one batch: which sentence answers, in its own passage and among all of them; that sentences
-elsewhere do not; and which tokens the query's trigger points at.
+elsewhere do not; which tokens the query's trigger points at; and to stay the retriever that the base is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead, segment_max
-from ctxcompress_integrations.nn.packed_encoder import pack
+from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead, mean_vector, segment_max
+from ctxcompress_integrations.nn.packed_encoder import pack, run_layers
 from ctxcompress_integrations.training.mini_data import (
     MAX_QUESTION_TOKENS,
     Batch,
@@ -26,6 +26,9 @@ from ctxcompress_integrations.training.mini_data import (
 
 ANSWERABLE_WEIGHT = 0.5
 TOKEN_WEIGHT = 0.2
+DRIFT_WEIGHT = 2.0
+TITLE_SHARE = 0.6
+"""Passages whose title is read in a batch: users have passages with and without."""
 N_HARDEST = 4
 """Sentences of other passages that a question's threshold learns from: those that score highest."""
 FAR = -1e4
@@ -40,99 +43,140 @@ class Losses(NamedTuple):
         in_passage: the same among the sentences of its own passages.
         answerable: binary cross-entropy: answering sentences up, all others down; what makes a threshold work.
         token: cross-entropy of the answer's tokens among the passage's, for the trigger.
+        drift: 1 - cosine of each text's mean state with the base's: what the base knows of retrieval from far more
+            data than there is here, and would forget.
     """
 
     among_all: Tensor
     in_passage: Tensor
     answerable: Tensor
     token: Tensor
+    drift: Tensor
 
     @property
     def total(self) -> Tensor:
         """The weighted sum that is minimised."""
-        return self.among_all + self.in_passage + ANSWERABLE_WEIGHT * self.answerable + TOKEN_WEIGHT * self.token
+        choice = self.among_all + self.in_passage
+        return choice + ANSWERABLE_WEIGHT * self.answerable + TOKEN_WEIGHT * self.token + DRIFT_WEIGHT * self.drift
 
 
-class _Layout(NamedTuple):
-    """Where the sentences of a batch stand: ``s`` sentences, ``n`` context tokens."""
+class Layout(NamedTuple):
+    """Where the sentences of a batch stand: ``s`` sentences, then ``t`` titles; ``n`` tokens of both."""
 
-    sentence: Tensor  # int64 [n]
-    document: Tensor  # int64 [s]
+    segment: Tensor  # int64 [n]
+    document: Tensor  # int64 [s + t]
     first: dict[int, int]  # passage -> its first sentence
-    first_token: dict[int, int]  # passage -> its first context token
+    first_token: dict[int, int]  # passage -> its first token after the title
     n_sentences: int
 
 
 def batch_losses(
     model: LateInteraction,
     head: TrainingHead,
+    base_layers: nn.ModuleList,
     data: TrainingSet,
     batch: Batch,
     tokenizer: Any,
     generator: random.Random,
 ) -> Losses:
-    """Encode the batch once and score every question against every sentence."""
+    """Encode the batch once and score every question against every sentence.
+
+    Args:
+        model, head: what learns.
+        base_layers: the last layers of the base; the model's layers before them are frozen and serve both.
+        data, batch: what to learn from.
+        tokenizer: of the base.
+        generator: for noise in questions, and for which titles are read.
+    """
     passages = [data.passages[p] for p in batch.passages]
+    titles = [p.title_ids if generator.random() < TITLE_SHARE else [] for p in passages]
     questions = [data.questions[q] for q in batch.questions]
     asked = [noisy(question.text, generator) for question in questions]
     question_ids = tokenizer(asked, truncation=True, max_length=MAX_QUESTION_TOKENS)["input_ids"]
-    device = model.passage_share.device
-    sequences = [*(p.ids for p in passages), *question_ids]
+    device = model.query.weight.device
+    read = [[*p.ids[: p.first], *t, *p.ids[p.first :]] for p, t in zip(passages, titles, strict=True)]
+    sequences = [*read, *question_ids]
     lengths = [len(sequence) for sequence in sequences]
     ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
     blocks = [block.to(device) for block in pack(lengths, step=16)]
+    layers, n_frozen = model.encoder.layers, len(model.encoder.layers) - len(base_layers)
     with torch.autocast(device.type, torch.bfloat16):
-        states = model.encoder(ids, blocks)
-    layout = _layout(batch.passages, passages, device)
-    n_context = sum(lengths[: len(passages)])
-    is_text = torch.tensor([s >= 0 for p in passages for s in p.sentence], device=device)
-    vectors = model.passage_vectors(states[:n_context][is_text])
-    queries = [model.query_vectors(q) for q in states[n_context:].split(lengths[len(passages) :])]
+        with torch.no_grad():
+            low = run_layers(layers[:n_frozen], model.encoder.embed(ids, blocks), blocks)
+            of_base = torch.split(run_layers(base_layers, low, blocks), lengths)
+        states = torch.split(run_layers(layers[n_frozen:], low, blocks), lengths)
+    layout = layout_of(batch.passages, passages, titles, device)
+    is_read = [
+        torch.tensor([False] * p.first + [True] * len(t) + [s >= 0 for s in p.sentence[p.first :]], device=device)
+        for p, t in zip(passages, titles, strict=True)
+    ]
+    vectors = model.passage_vectors(torch.cat([s[mask] for s, mask in zip(states, is_read, strict=False)]))
+    queries = [model.query_vectors(q) for q in states[len(passages) :]]
+    pooled = torch.stack([mean_vector(s) for s in states])  # [passages + questions, d]
+    drift = 1 - (pooled * torch.stack([mean_vector(s) for s in of_base])).sum(dim=-1)
+    alike = pooled[len(passages) :] @ pooled[: len(passages)].T  # [questions, passages]
     with torch.autocast(device.type, torch.bfloat16):
         cosines = (torch.cat([q.vectors for q in queries]) @ vectors.T).float()  # [all query tokens, n]
     owner = torch.repeat_interleave(torch.arange(len(queries)), torch.tensor([len(q.weights) for q in queries]))
     weights = torch.cat([q.weights for q in queries])
-    scores = _sentence_scores(cosines, weights, owner.to(device), layout, model.passage_share, len(questions))
+    shares = torch.stack([q.shares for q in queries if q.shares is not None])
+    scores = _sentence_scores(cosines, weights, owner.to(device), alike, shares, layout)
     triggers = torch.tensor([0, *(len(q.weights) for q in queries[:-1])], device=device).cumsum(0)
     return Losses(
-        *_sentence_losses(scores, head, questions, data, batch, layout),
+        *sentence_losses(scores, head, questions, data, batch, layout),
         _token_loss(cosines[triggers] * head.token_scale.exp(), questions, data, layout),
+        drift.mean(),
     )
 
 
-def _layout(numbers: Sequence[int], passages: Sequence[TrainingPassage], device: torch.device) -> _Layout:
-    sentence: list[int] = []
+def layout_of(
+    numbers: Sequence[int],
+    passages: Sequence[TrainingPassage],
+    titles: Sequence[Sequence[int]],
+    device: torch.device,
+) -> Layout:
+    """Of passages with the numbers given, each with its title's token ids, empty where it is not read."""
+    n_sentences = sum(passage.n_sentences for passage in passages)
+    segment: list[int] = []
     document: list[int] = []
+    titled: list[int] = []
     first, first_token = {}, {}
-    for i, (number, passage) in enumerate(zip(numbers, passages, strict=True)):
-        first[number], first_token[number] = len(document), len(sentence)
-        sentence += [len(document) + s for s in passage.sentence if s >= 0]
+    for i, (number, passage, title) in enumerate(zip(numbers, passages, titles, strict=True)):
+        if title:
+            segment += [n_sentences + len(titled)] * len(title)
+            titled.append(i)
+        first[number], first_token[number] = len(document), len(segment)
+        segment += [len(document) + s for s in passage.sentence if s >= 0]
         document += [i] * passage.n_sentences
-    return _Layout(
-        torch.tensor(sentence, device=device), torch.tensor(document, device=device), first, first_token, len(document)
-    )
+    tensors = torch.tensor(segment, device=device), torch.tensor(document + titled, device=device)
+    return Layout(*tensors, first, first_token, n_sentences)
 
 
 def _sentence_scores(
-    cosines: Tensor, weights: Tensor, owner: Tensor, layout: _Layout, share: Tensor, n_questions: int
+    cosines: Tensor, weights: Tensor, owner: Tensor, alike: Tensor, shares: Tensor, layout: Layout
 ) -> Tensor:
-    """``[questions, s]``: the weighted best matches in the sentence, and ``share`` times those in its passage."""
-    best = segment_max(cosines, layout.sentence, layout.n_sentences)
-    n_documents = int(layout.document[-1]) + 1
+    """``[questions, s]``: the weighted best matches in the sentence, a share of those in its passage and its title, and
+    a share of ``alike`` ``[questions, passages]``; ``shares`` ``[questions, 2]``.
+    """
+    n_questions, n_documents = alike.shape
+    best = segment_max(cosines, layout.segment, len(layout.document))
     best_of_passage = segment_max(best, layout.document, n_documents)
-    of_sentence = cosines.new_zeros(n_questions, layout.n_sentences).index_add(0, owner, best * weights[:, None])
+    best, document = best[:, : layout.n_sentences], layout.document[: layout.n_sentences]
+    of_sentence = cosines.new_zeros(n_questions, len(document)).index_add(0, owner, best * weights[:, None])
     of_passage = cosines.new_zeros(n_questions, n_documents).index_add(0, owner, best_of_passage * weights[:, None])
-    return (of_sentence + share * of_passage[:, layout.document]) / (1 + share)
+    whole = shares[:, :1] * of_passage + shares[:, 1:] * alike
+    return (of_sentence + whole[:, document]) / (1 + shares.sum(dim=1, keepdim=True))
 
 
-def _sentence_losses(
+def sentence_losses(
     scores: Tensor,
     head: TrainingHead,
     questions: Sequence[TrainingQuestion],
     data: TrainingSet,
     batch: Batch,
-    layout: _Layout,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """``among_all``, ``in_passage`` and ``answerable`` from scores ``[questions, s]``."""
     positive, own, unknown = (torch.zeros(scores.shape, dtype=torch.bool) for _ in range(3))
     for row, question in enumerate(questions):
         for p, s in question.positives:
@@ -165,7 +209,7 @@ def _choice(logits: Tensor, positive: Tensor, among: Tensor, needs_all: Tensor) 
     return torch.where(needs_all, each, any_of)
 
 
-def _token_loss(logits: Tensor, questions: Sequence[TrainingQuestion], data: TrainingSet, layout: _Layout) -> Tensor:
+def _token_loss(logits: Tensor, questions: Sequence[TrainingQuestion], data: TrainingSet, layout: Layout) -> Tensor:
     """``logits`` ``[questions, n]`` of the triggers; 0 when no answer of the batch is marked."""
     inside, answer = (torch.zeros(logits.shape, dtype=torch.bool) for _ in range(2))
     for row, question in enumerate(questions):
@@ -184,7 +228,7 @@ def _token_loss(logits: Tensor, questions: Sequence[TrainingQuestion], data: Tra
     return (_lse(logits, inside) - _lse(logits, answer)).mean()
 
 
-def _also_answering(question: TrainingQuestion, data: TrainingSet, batch: Batch, layout: _Layout) -> list[int]:
+def _also_answering(question: TrainingQuestion, data: TrainingSet, batch: Batch, layout: Layout) -> list[int]:
     """Sentences of other passages in which an answer's text stands."""
     found = []
     for answer in (a for a in question.answers[:3] if len(a) > 2):

@@ -207,6 +207,17 @@ def test_sentence_vectors_are_cosines():
         np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
+def test_passage_vectors_are_retrieval_with_titles():
+    scorer = make("passage_vectors")
+    titles = ["Towers", "", "Fruit", ""]
+    found = scorer.score([ScoreRequest(TEXTS[:4], QUERY, titles)])[0]
+    for title, text, relevance in zip(titles, TEXTS, found, strict=False):
+        embedded = f"{title}\n{text}" if title else text
+        cosine = float(scorer.embedder.embed_query(embedded) @ scorer.embedder.embed_query(QUERY))
+        assert relevance.scores[0] == pytest.approx(cosine, abs=1e-5)
+        assert (np.diff(relevance.scores) <= 0).all()
+
+
 def log_p(model, sequence, first):
     """Log-likelihood of each token from ``first`` on, one forward per token over what stands before it."""
     found = []

@@ -78,7 +78,8 @@ def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad):
     assert found["token budgets exceeded"].n == 40
 
 
-def test_command_writes_json_and_exits_by_the_targets(tmp_path):
+def test_command_writes_json_and_exits_by_the_targets(tmp_path, monkeypatch):
+    monkeypatch.delenv("CTXCOMPRESS_DATA", raising=False)
     code = "from ctxcompress_integrations.cli import main; main()"
     arguments = ["bench", "mini", "--json", str(tmp_path / "m.json"), "--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)

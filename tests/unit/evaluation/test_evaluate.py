@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ctxcompress_integrations.cli import app
+from ctxcompress_integrations.evaluation import evaluate as evaluation
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
 from ctxcompress_integrations.evaluation.methods import MethodSettings
@@ -62,7 +63,7 @@ class Perfect(Scorer):
         return len(text.split())
 
     def score(self, requests):
-        return [[self.relevance(text, query) for text in texts] for texts, query in requests]
+        return [[self.relevance(text, query) for text in texts] for texts, query, _ in requests]
 
     def relevance(self, text, query):
         words, first_words = segment(text)
@@ -129,6 +130,23 @@ def test_thresholds_and_times(file):
     assert found["towers, p, threshold 0.5: tokens dropped where there is no answer"] == 1.0
     assert found["towers, p, threshold 2: tokens kept"] == 0.0
     assert len(time_method(dataset, Perfect(), words, n=5)) >= 3
+
+
+def test_titles_can_be_hidden_from_methods(file, monkeypatch):
+    seen = []
+
+    class Reader(Perfect):
+        def score(self, requests):
+            seen.extend(title for request in requests for title in request.titles)
+            return super().score(requests)
+
+    row = json.loads(file.read_text().splitlines()[0]) | {"title": "A_tower"}
+    file.write_text(json.dumps(row))
+    monkeypatch.setattr(evaluation, "load_method", lambda *_: Reader())
+    for titles in (True, False):
+        evaluate(Plan([str(file)], ["reader"], MethodSettings(), budgets=[Budget(0.25)], titles=titles), words)
+        assert set(seen) == {"A_tower" if titles else ""}
+        seen.clear()
 
 
 def test_methods_without_a_model_are_reported_and_not_run(file):

@@ -12,6 +12,7 @@ from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import cpu_has_bf16, load_embedder, load_encoder, mini_folder
 from ctxcompress_integrations.hf.trained import TrainedEncoder, untrained
 from ctxcompress_integrations.nn.packed_encoder import pack
+from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.scorers.base import ScoreRequest
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_encoder
@@ -34,6 +35,7 @@ def trained_encoder():
     torch.manual_seed(0)
     model = untrained(base, layers=(0, 1), n_dims=16)
     torch.nn.init.normal_(model.importance.weight)
+    torch.nn.init.normal_(model.shares.weight)
     return TrainedEncoder(model.eval().requires_grad_(False), tokenizer, card={"thresholds": {"0.01": 0.25}})
 
 
@@ -124,31 +126,52 @@ def test_bf16_retrieves_what_fp32_retrieves(sample_passages):
     assert overlap >= 0.97
 
 
-def test_trained_scores_equal_loops(trained_encoder):
-    """Weighted best matches in the sentence, the whole passage's beside them, the trigger's cosine per token."""
+@pytest.mark.parametrize("titles", [("", "", "", ""), ("Eiffel Tower", "", "A tower", "")])
+def test_trained_scores_equal_loops(trained_encoder, titles):
+    """Weighted best matches in the sentence, those in the whole passage and its title, the cosine of the mean states;
+    per token the trigger's cosine.
+    """
     model, tokenizer = trained_encoder.model, trained_encoder.tokenizer
+    first = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"].index(0)
 
-    def states(text):
+    def states(text, heading=()):
         ids = tokenizer(text)["input_ids"]
+        ids = ids[:first] + list(heading) + ids[first:]
         return model.encoder(torch.tensor(ids), pack([len(ids)]))
 
     def unit(vector):
         return vector / vector.norm()
 
-    question, share = states(QUERY), trained_encoder.passage_share
+    question = states(QUERY)
+    share, pooled = torch.nn.functional.softplus(model.shares(question.mean(0))).tolist()
     weights = torch.softmax(torch.stack([model.importance.weight[0] @ h for h in question]), dim=0)
     query = [unit(model.query.weight @ h) for h in question]
-    for text, relevance in zip(TEXTS, Mini(trained_encoder).score([ScoreRequest(TEXTS, QUERY)])[0], strict=True):
-        passage = [unit(model.passage.weight @ h) for h in states(text)]
+    found = Mini(trained_encoder).score([ScoreRequest(TEXTS, QUERY, titles)])[0]
+    for title, text, relevance in zip(titles, TEXTS, found, strict=True):
+        heading = tokenizer(title, add_special_tokens=False)["input_ids"]
+        hidden = states(text, heading)
+        vectors = [unit(model.passage.weight @ h) for h in hidden]
+        of_title, rest = vectors[first : first + len(heading)], vectors[:first] + vectors[first + len(heading) :]
+        is_special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
+        passage = [vector for vector, special in zip(rest, is_special, strict=True) if not special]
+        alike = float(unit(question.mean(0)) @ unit(hidden.mean(0)))
         words, first_words = segment(text)
         scores = unit_scores(word_rows(relevance, relevance.rows, words), first_words)
-        whole = sum(float(w) * max(float(q @ p) for p in passage) for w, q in zip(weights, query, strict=True))
-        ends = [words[first - 1, 1] for first in first_words[1:]] + [len(text)]
+        whole = sum(
+            float(w) * max(float(q @ p) for p in [*passage, *of_title]) for w, q in zip(weights, query, strict=True)
+        )
+        ends = [words[n - 1, 1] for n in first_words[1:]] + [len(text)]
         start = 0
         for score, end in zip(scores, ends, strict=True):
-            inside = [p for p, o in zip(passage, relevance.offsets, strict=True) if o[0] < end and o[1] > start]
+            of_sentence = [w for w in words if start <= w[0] < end]
+            inside = [  # a token of white space belongs to no word
+                p
+                for p, o in zip(passage, relevance.offsets, strict=True)
+                if any(o[0] < w[1] and o[1] > w[0] for w in of_sentence)
+            ]
             best = sum(float(w) * max(float(q @ p) for p in inside) for w, q in zip(weights, query, strict=True))
-            assert score == pytest.approx((best + share * whole) / (1 + share), abs=1e-4)
+            expected = (best + share * whole + pooled * alike) / (1 + share + pooled)
+            assert score == pytest.approx(expected, abs=1e-4)
             start = end
         for score, p in zip(relevance.scores, passage, strict=True):
             assert score == pytest.approx(float(query[0] @ p), abs=1e-5)
@@ -166,11 +189,25 @@ def test_passages_kept_in_memory_change_no_bit(trained_encoder, dtype):
     trained_encoder.model.encoder.to(torch.float32)
 
 
+def test_a_title_is_read_and_never_kept(trained_encoder):
+    named = Passage("a", "It is 330 metres tall.", metadata={"title": "The Eiffel Tower"})
+    compressor = TextCompressor(Mini(trained_encoder))
+    kept = [
+        compressor.compress([passage], "How tall is the Eiffel Tower?", threshold=-1.0)
+        for passage in (named, Passage("a", named.text), named)
+    ]
+    assert {result.text for result in kept} == {named.text}
+    assert kept[0].passages[0].rerank_score != kept[1].passages[0].rerank_score  # one text, two requests
+    assert [result.from_cache for result in kept] == [False, False, True]
+
+
 def test_kept_passages_are_not_encoded_again(trained_encoder, monkeypatch):
     scorer, encoded = Mini(trained_encoder), []
     original = trained_encoder.passage_vectors
     monkeypatch.setattr(
-        trained_encoder, "passage_vectors", lambda texts: encoded.append(sorted(texts)) or original(texts)
+        trained_encoder,
+        "passage_vectors",
+        lambda texts, titles: encoded.append(sorted(texts)) or original(texts, titles),
     )
     scorer.score([ScoreRequest(TEXTS[:2], QUERY)])
     scorer.score([ScoreRequest(TEXTS[:3], "Another question?")])
@@ -184,7 +221,7 @@ def test_memory_is_bounded(trained_encoder):
     cache = scorer._passages
     assert 0 < len(cache._kept) < 50
     assert cache._room >= 0
-    assert "Passage number 49 is here." in cache._kept
+    assert ("", "Passage number 49 is here.") in cache._kept
 
 
 def test_threshold_auto_is_the_calibrated_one(trained_encoder):
@@ -199,10 +236,12 @@ def test_threshold_auto_is_the_calibrated_one(trained_encoder):
 
 
 def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeypatch):
-    plain = trained_encoder.passage_vectors(TEXTS)
+    titles = ["A title", "", "", "塔"]
+    plain = trained_encoder.passage_vectors(TEXTS, titles)
     monkeypatch.setattr(trained_module, "pack", lambda lengths, step: pack(lengths, step=16))
-    for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS), strict=True):
-        torch.testing.assert_close(a.vectors, b.vectors, atol=1e-5, rtol=0)
+    for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS, titles), strict=True):
+        for part in ("vectors", "title", "pooled"):
+            torch.testing.assert_close(getattr(a, part), getattr(b, part), atol=1e-5, rtol=0)
 
 
 def test_weights_that_do_not_belong_are_refused_by_name(tmp_path):

@@ -51,7 +51,16 @@ def kept(scorer, held_out):
 
 def recipe(base, **changes):
     return Recipe(
-        **{"base": base, "layers": (0, 1), "n_dims": 16, "steps": 200, "lr": 3e-3, "eval_every": 100, **changes}
+        **{
+            "base": base,
+            "layers": (0, 1),
+            "n_frozen": 0,
+            "n_dims": 16,
+            "steps": 200,
+            "lr": 3e-3,
+            "eval_every": 100,
+            **changes,
+        }
     )
 
 
@@ -116,6 +125,20 @@ def test_a_checkpoint_of_another_recipe_is_not_mixed_in(base, tmp_path):
         train_mini(rows, out, recipe(base, steps=4, eval_every=1, seed=1))
 
 
+def test_frozen_layers_must_be_the_bases_first(base, tmp_path):
+    with pytest.raises(ValueError, match="2 frozen layers must be the base's first"):
+        train_mini(list(examples(0, 2)), tmp_path / "x.safetensors", recipe(base, layers=(1, 0), n_frozen=2))
+
+
+def test_frozen_layers_stay_as_they_are_and_are_not_written(base, tmp_path):
+    out = tmp_path / "x.safetensors"
+    scorer = train_mini(list(examples(0, 10)), out, recipe(base, steps=3, n_frozen=1))
+    start = trained.untrained(load_encoder(base, device="cpu", dtype="float32")[0], layers=(0, 1), n_dims=16)
+    for name, value in scorer.encoder.model.encoder.named_parameters():
+        assert torch.equal(value, start.encoder.get_parameter(name)) == (not name.startswith("layers.1.")), name
+    assert not any(name.startswith("encoder.layers.0.") for name in load_file(out))
+
+
 def test_nothing_to_learn_from_is_an_error(base, tmp_path):
     bare = [Example("x", "Why?", (Passage("0", "Because."),))]
     with pytest.raises(ValueError, match="none of the 1 examples"):
@@ -148,6 +171,8 @@ def test_command_counts_wrong_rows_and_writes_weights_and_plot(base, tmp_path):
         "16",
         "--layers",
         "0,1",
+        "--frozen",
+        "1",
         "--steps",
         "2",
         "--dev",

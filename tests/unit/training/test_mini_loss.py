@@ -29,29 +29,62 @@ def setting():
     for i, (question, text, answer) in enumerate(ROWS):
         start = text.index(answer)
         examples.append(
-            Example(str(i), question, (Passage("0", text),), (answer,), (Stretch(0, start, start + len(answer)),))
+            Example(
+                str(i),
+                question,
+                (Passage("0", text, metadata={"title": "Ada_of Rome"} if i < 2 else {}),),
+                (answer,),
+                (Stretch(0, start, start + len(answer)),),
+            )
         )
     hops = (Passage("0", "The book is by Bo."), Passage("1", "Bo was born here. Sun."))
     examples.append(Example("h", "Where was the author born?", hops, (), (), (Stretch(0, 0, 18), Stretch(1, 0, 17))))
     data = build(examples, tokenizer)
     torch.manual_seed(0)
     model = untrained(base, layers=(0, 1), n_dims=8)
+    teacher = untrained(base, layers=(0, 1), n_dims=8).encoder
     torch.nn.init.normal_(model.importance.weight)
-    return model, TrainingHead(), data, tokenizer
+    torch.nn.init.normal_(model.shares.weight)
+    for parameter in model.encoder.layers[1].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.encoder.layers[0].requires_grad_(False)
+    return model, TrainingHead(), teacher, data, tokenizer
 
 
-def slow_losses(model, head, data, batch, tokenizer):
+def fast_losses(setting, batch):
+    model, head, teacher, data, tokenizer = setting
+    return mini_loss.batch_losses(model, head, teacher.layers[1:], data, batch, tokenizer, random.Random(0))
+
+
+def slow_losses(model, head, teacher, data, tokenizer, batch, titled=True):  # noqa: C901 - loops are the point
     """Everything by loops, one text at a time."""
 
-    def states(ids):
-        return model.encoder(torch.tensor(ids), pack([len(ids)]))
+    def states(ids, encoder=model.encoder):
+        return encoder(torch.tensor(ids), pack([len(ids)]))
 
-    vectors = {p: model.passage_vectors(states(data.passages[p].ids)) for p in batch.passages}
-    share, scale = model.passage_share, head.sentence_scale.exp()
-    totals = [[], [], [], []]
+    def unit(vector):
+        return vector / vector.norm()
+
+    def read(passage):
+        return passage.ids[: passage.first] + (passage.title_ids if titled else []) + passage.ids[passage.first :]
+
+    def title_and_text(p):
+        vectors = model.passage_vectors(states(read(data.passages[p])))
+        n_title = len(read(data.passages[p])) - len(data.passages[p].ids)
+        first = data.passages[p].first
+        return vectors[first : first + n_title], torch.cat([vectors[:first], vectors[first + n_title :]])
+
+    asked = [tokenizer(data.questions[q].text)["input_ids"] for q in batch.questions]
+    everything = [*(read(data.passages[p]) for p in batch.passages), *asked]
+    drift = [1 - unit(states(ids).mean(0)) @ unit(states(ids, teacher).mean(0)) for ids in everything]
+    titles, vectors = ({p: title_and_text(p)[k] for p in batch.passages} for k in (0, 1))
+    scale = head.sentence_scale.exp()
+    totals = [[], [], [], [], drift]
     for number in batch.questions:
         question = data.questions[number]
-        query = model.query_vectors(states(tokenizer(question.text)["input_ids"]))
+        question_states = states(tokenizer(question.text)["input_ids"])
+        query = model.query_vectors(question_states)
+        share, pooled_share = torch.nn.functional.softplus(model.shares(question_states.mean(0)))
         logit, unknown = {}, set()
         for p in batch.passages:
             passage = data.passages[p]
@@ -60,9 +93,12 @@ def slow_losses(model, head, data, batch, tokenizer):
             for s in range(passage.n_sentences):
                 inside = [i for i, x in enumerate(passage.sentence) if x == s]
                 of_sentences.append(cosine[:, inside].max(dim=1).values)
-            whole = (torch.stack(of_sentences).max(dim=0).values * query.weights).sum()
+            of_title = [(query.vectors @ titles[p].T).max(dim=1).values] if len(titles[p]) else []
+            whole = (torch.stack(of_sentences + of_title).max(dim=0).values * query.weights).sum()
+            alike = unit(question_states.mean(0)) @ unit(states(read(passage)).mean(0))
             for s, best in enumerate(of_sentences):
-                logit[p, s] = (((best * query.weights).sum() + share * whole) / (1 + share) - head.middle) * scale
+                score = (best * query.weights).sum() + share * whole + pooled_share * alike
+                logit[p, s] = (score / (1 + share + pooled_share) - head.middle) * scale
                 inside = [c for c, x in zip(passage.starts, passage.sentence, strict=True) if x == s]
                 text = passage.text[inside[0] : inside[-1] + 1]
                 if p not in question.passages and any(a in text for a in question.answers if len(a) > 2):
@@ -97,40 +133,45 @@ def slow_losses(model, head, data, batch, tokenizer):
     return [torch.stack(total).mean() for total in totals]
 
 
-def test_losses_equal_the_loops_in_value_and_gradient(setting, monkeypatch):
-    model, head, data, tokenizer = setting
+@pytest.mark.parametrize("titled", [True, False])
+def test_losses_equal_the_loops_in_value_and_gradient(setting, titled, monkeypatch):
+    model, _, _, data, _ = setting
+    monkeypatch.setattr(mini_loss, "TITLE_SHARE", float(titled))
     monkeypatch.setattr(mini_loss, "noisy", lambda question, _: question)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.enable_grad())  # fp32 throughout
     batch = Batch(list(range(len(data.passages))), list(range(len(data.questions))))
-    fast = mini_loss.batch_losses(model, head, data, batch, tokenizer, random.Random(0))
-    slow = slow_losses(model, head, data, batch, tokenizer)
+    fast = fast_losses(setting, batch)
+    slow = slow_losses(*setting, batch, titled)
+    assert float(fast.drift.detach()) > 0.01
     np.testing.assert_allclose(
         [float(x.detach()) for x in fast], [float(x.detach()) for x in slow], rtol=1e-4, atol=1e-5
     )
     fast.total.backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    (slow[0] + slow[1] + mini_loss.ANSWERABLE_WEIGHT * slow[2] + mini_loss.TOKEN_WEIGHT * slow[3]).backward()
+    weights = (1, 1, mini_loss.ANSWERABLE_WEIGHT, mini_loss.TOKEN_WEIGHT, mini_loss.DRIFT_WEIGHT)
+    sum(weight * loss for weight, loss in zip(weights, slow, strict=True)).backward()
+    assert {"shares.weight", "encoder.layers.1.up.weight"} <= ours.keys()
+    assert not any(name.startswith("encoder.layers.0") for name in ours)
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
+        if name in ours:
             torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_bf16_autocast_is_near(setting, monkeypatch):
-    model, head, data, tokenizer = setting
+    data = setting[3]
     monkeypatch.setattr(mini_loss, "noisy", lambda question, _: question)
+    monkeypatch.setattr(mini_loss, "TITLE_SHARE", 1.0)
     batch = Batch(list(range(len(data.passages))), list(range(len(data.questions))))
-    fast = mini_loss.batch_losses(model, head, data, batch, tokenizer, random.Random(0))
-    slow = slow_losses(model, head, data, batch, tokenizer)
+    fast = fast_losses(setting, batch)
+    slow = slow_losses(*setting, batch)
     np.testing.assert_allclose([float(x.detach()) for x in fast], [float(x.detach()) for x in slow], rtol=0.1, atol=0.1)
 
 
 def test_a_batch_without_marked_answers_has_no_token_loss(setting):
-    model, head, data, tokenizer = setting
+    model, data = setting[0], setting[3]
     hop = data.multi[0]
-    losses = mini_loss.batch_losses(
-        model, head, data, Batch(list(data.questions[hop].passages), [hop]), tokenizer, random.Random(0)
-    )
+    losses = fast_losses(setting, Batch(list(data.questions[hop].passages), [hop]))
     assert float(losses.token.detach()) == 0.0
     losses.total.backward()
     assert torch.isfinite(model.query.weight.grad).all()

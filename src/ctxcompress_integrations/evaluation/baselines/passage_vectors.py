@@ -19,6 +19,8 @@ STEP = 1e-6
 class PassageVectors(SentenceVectors):
     """What a retriever gives without any compression: the best passages, cut where the budget ends.
 
+    A title is embedded before its text, as LlamaIndex does.
+
     A passage longer than the embedder reads (256 tokens for "mini") is judged by its beginning.
     """
 
@@ -28,7 +30,9 @@ class PassageVectors(SentenceVectors):
         if not request.texts:
             return []
         query = self.embedder.embed_query(well_formed(request.query))
-        vectors = self._vectors([well_formed(text) or "." for text in request.texts])
+        titles = request.titles or [""] * len(request.texts)
+        texts = [f"{title}\n{text}" if title else text for title, text in zip(titles, request.texts, strict=True)]
+        vectors = self._vectors([well_formed(text) or "." for text in texts])
         norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
         cosines = vectors @ query / np.maximum(norms, 1e-12)
         return [
