@@ -71,6 +71,7 @@ class Lexical(Scorer):
             row for p in passages for row, _ in {(r, s) for r, s in zip(p.rows, p.homes, strict=True) if r >= 0}
         )
         idf = [np.log1p((n_sentences - seen_in[r] + 0.5) / (seen_in[r] + 0.5)) for r in range(len(row_of))]
+        weight = 1 / max(1e-6, sum(idf))  # scores become shares of what the query asks for, whatever its length
         results = []
         for p in passages:
             evidence = np.zeros((max(1, len(row_of)), len(p.rows)), dtype=np.float32)
@@ -78,7 +79,7 @@ class Lexical(Scorer):
                 if row >= 0:
                     norm = self.k1 * (1 - self.b + self.b * p.lengths[home] / mean_length)
                     evidence[row, i] = idf[row] * (self.k1 + 1) / (1 + norm)
-            results.append(Relevance(p.offsets, evidence.max(axis=0), evidence))
+            results.append(Relevance(p.offsets, evidence.max(axis=0), evidence, float(weight)))
         return results
 
 

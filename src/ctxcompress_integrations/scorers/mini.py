@@ -6,6 +6,9 @@ whole passage and with the cosine of the two mean states, so that a unit's score
 the length of the question. A passage's title is read before its text and never kept. The score of one context token is
 how much the query's trigger, its first token, matches it: trained to point at the answer.
 
+Where the vocabulary, which is English, knows a question only letter by letter, BM25's opinion is mixed in: the more,
+the stranger the question.
+
 The shipped weights fine-tune all-MiniLM-L6-v2 (docs/mini.md). Any other encoder is used as published: equal weights,
 its best cosine as a token's score. The passage never sees the query, so its vectors are kept for later questions.
 """
@@ -15,23 +18,30 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from ctxcompress_integrations.hf.encoder import TokenVectors, UntrainedEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
-from ctxcompress_integrations.scorers.base import PairScorer, Window, refuse
+from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse
+from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.text.relevance import with_rows_of
 from ctxcompress_integrations.text.segment import well_formed
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "mini.safetensors"
 UNTRAINED = "none"
 """What ``weights`` says to use the encoder as published."""
 CACHE_BYTES = 256 * 2**20
+KNOWN, LEXICAL_SLOPE, MOST_LEXICAL = 0.08, 10.0, 2.0
+"""Strangeness that English questions hardly reach (their 97th percentile), and how BM25's share grows beyond it."""
+_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*")
 _Piece: TypeAlias = tuple[str, str]
 """A title and a text that are read together."""
 
@@ -54,15 +64,18 @@ class Mini(PairScorer):
     Args:
         encoder: token vectors of queries and passages.
         cache_bytes: memory for the vectors of passages seen before; 0 keeps none.
+        lexical: mixed in for questions that the vocabulary does not know; None for never.
     """
 
     name: ClassVar[str] = "mini"
     overlap = 32
     batch_tokens = 16384
 
-    def __init__(self, encoder: TokenEncoder, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, encoder: TokenEncoder, *, cache_bytes: int = CACHE_BYTES, lexical: Lexical | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.lexical = encoder, lexical
         self.thresholds = dict(encoder.card.get("thresholds", {}))
         self._passages = _PassageCache(cache_bytes)
 
@@ -85,7 +98,21 @@ class Mini(PairScorer):
             weights = SHIPPED if name == MINI else UNTRAINED
         if str(weights) == UNTRAINED:
             return cls(UntrainedEncoder(*load_encoder(name, device=device, dtype=dtype), name=name))
-        return cls(load_trained(Path(weights), name, device=device, dtype=dtype))
+        lexical = Lexical() if name == MINI else None
+        return cls(load_trained(Path(weights), name, device=device, dtype=dtype), lexical=lexical)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[Relevance]]:
+        scored = super().score(requests)
+        return [self._with_words(request, found) for request, found in zip(requests, scored, strict=True)]
+
+    def _with_words(self, request: ScoreRequest, scored: list[Relevance]) -> list[Relevance]:
+        excess = strangeness(self.encoder.tokenizer, request.query) - KNOWN if self.lexical else 0.0
+        if self.lexical is None or excess <= 0:
+            return scored
+        share = min(MOST_LEXICAL, LEXICAL_SLOPE * excess)
+        both = zip(scored, self.lexical.score([request])[0], strict=True)
+        mixed = [with_rows_of(ours, by_words, share) for ours, by_words in both]
+        return [replace(relevance, weight=relevance.weight / (1 + share)) for relevance in mixed]
 
     def count_tokens(self, text: str) -> int:
         return len(self.encoder.tokenizer.encode(text, add_special_tokens=False, verbose=False))
@@ -123,6 +150,23 @@ class Mini(PairScorer):
 
     def _window_tokens(self, query: str) -> int:
         return self.encoder.max_tokens - 2  # the passage is encoded apart from the query, between [CLS] and [SEP]
+
+
+def strangeness(tokenizer: Any, query: str) -> float:
+    """How far a vocabulary is from knowing the words of a query, in [0, 1]: 0 when each is one token, 1 when each falls
+    into letters or is unknown.
+    """
+    words = _WORD.findall(well_formed(query))
+    pieces = [tokenizer.tokenize(word) for word in words]
+    return float(
+        np.mean(
+            [
+                1.0 if tokenizer.unk_token in found else min(1.0, (len(found) - 1) / max(1, len(word) - 1))
+                for word, found in zip(words, pieces, strict=True)
+            ]
+            or [0.0]
+        )
+    )
 
 
 def _relevance(query: QueryVectors, passage: TokenVectors) -> Relevance:

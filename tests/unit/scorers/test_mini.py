@@ -14,7 +14,8 @@ from ctxcompress_integrations.hf.trained import TrainedEncoder, untrained
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.scorers.base import ScoreRequest
-from ctxcompress_integrations.scorers.mini import Mini
+from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.scorers.mini import Mini, strangeness
 from ctxcompress_integrations.testing.tiny import tiny_encoder
 from ctxcompress_integrations.text.relevance import unit_scores, word_rows
 from ctxcompress_integrations.text.segment import segment
@@ -242,6 +243,28 @@ def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeyp
     for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS, titles), strict=True):
         for part in ("vectors", "title", "pooled"):
             torch.testing.assert_close(getattr(a, part), getattr(b, part), atol=1e-5, rtol=0)
+
+
+def test_questions_that_the_vocabulary_does_not_know_lean_on_words():
+    scorer = Mini.load(device="cpu", dtype="float32")
+    tokenizer = scorer.encoder.tokenizer
+    known, strange = "How tall is the Eiffel tower in Paris?", "Какова высота башни в Париже?"
+    assert strangeness(tokenizer, known) < 0.08 < 0.5 < strangeness(tokenizer, strange)
+    assert strangeness(tokenizer, "1889 ?!") == 0.0
+    assert strangeness(tokenizer, "ไ塔𠀀") == 1.0
+    texts = ["Башня стоит в Париже. Высота башни 330 метров.", "Бананы растут в тропиках."]
+    alone = Mini(scorer.encoder)
+    same, mixed = ([s.score([ScoreRequest(texts, q)])[0] for s in (alone, scorer)] for q in (known, strange))
+    for a, b in zip(*same, strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+    share = min(2.0, 10 * (strangeness(tokenizer, strange) - 0.08))
+    by_words = Lexical().score([ScoreRequest(texts, strange)])[0]
+    for text, plain, both, lexical in zip(texts, *mixed, by_words, strict=True):
+        words, first_words = segment(text)
+        ours, theirs, found = (
+            unit_scores(word_rows(r, r.rows, words) * r.weight, first_words) for r in (plain, lexical, both)
+        )
+        np.testing.assert_allclose(found, (ours + share * theirs) / (1 + share), atol=1e-5)
 
 
 def test_weights_that_do_not_belong_are_refused_by_name(tmp_path):
