@@ -134,6 +134,7 @@ def _plot(rows: Rows, name: str, path: Path) -> bool:
         return False
     require("matplotlib", extra="eval")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     measure = measures[0]
     values = {
@@ -162,6 +163,9 @@ def _plot(rows: Rows, name: str, path: Path) -> bool:
         over_tokens.plot(*zip(*((float(rate), value) for rate, value in limit), strict=True), "k--", label="oracle")
     over_tokens.set(xlabel="tokens kept", ylabel=measure, title=f"{name}: what is kept of what is paid for")
     over_time.set(xlabel="ms per request, median", xscale="log", title="keep_ratio 0.25")
+    over_time.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    over_time.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    over_time.xaxis.set_minor_formatter(NullFormatter())
     over_tokens.grid(alpha=0.3)
     over_time.grid(alpha=0.3)
     over_tokens.legend(fontsize="small")
