@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctxcompress_integrations.evaluation.baselines.base import RequestScorer, by_sentence
+from ctxcompress_integrations.evaluation.baselines.base import by_sentence
 from ctxcompress_integrations.evaluation.metrics import bootstrap, weighted_mean
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 from ctxcompress_integrations.evaluation.runs import Budget, run_method, time_method
@@ -39,6 +39,7 @@ from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryV
 from ctxcompress_integrations.nn.packed_encoder import EncoderLayer, pack, run_layers
 from ctxcompress_integrations.records import Passage, Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest
+from ctxcompress_integrations.scorers.request import RequestScorer
 from ctxcompress_integrations.text.segment import segment
 from ctxcompress_integrations.training import mini_loss
 from ctxcompress_integrations.training.mini_data import (

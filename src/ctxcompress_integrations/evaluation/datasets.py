@@ -13,10 +13,10 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.records import Passage
@@ -118,7 +118,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as plain:
         is_packed = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
-        file: IO[bytes] = gzip.GzipFile(fileobj=plain) if is_packed else plain  # type: ignore[assignment]
+        file: Iterable[bytes] = gzip.GzipFile(fileobj=plain) if is_packed else plain
         try:
             for i, line in enumerate(file):
                 yield line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line

@@ -80,6 +80,11 @@ def bootstrap(
     return float(low), float(high)
 
 
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """95 % interval of the mean of what is not NaN."""
+    return bootstrap(lambda weights: weighted_mean(values, weights), len(values))
+
+
 def weighted_mean(values: Floats, weights: Floats | None = None) -> float:
     """Mean of what is not NaN; NaN when all is."""
     is_real = ~np.isnan(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,17 @@ def is_held_out(example: Example) -> bool:
     return hashlib.sha256(example.id.encode()).digest()[0] % 2 == 0
 
 
+def _is_in(language: str, example: Example) -> bool:
+    return example.language == language
+
+
 class _Source(NamedTuple):
     file: str
     where: Callable[[Example], bool] | None = None
 
 
 SETS: Mapping[str, _Source] = {
-    **{f"xquad-{code}": _Source("xquad_12lang", lambda e, code=code: e.language == code) for code in LANGUAGES},  # type: ignore[misc]
+    **{f"xquad-{code}": _Source("xquad_12lang", partial(_is_in, code)) for code in LANGUAGES},
     "squad2": _Source("squad2_dev_half"),
     "qed": _Source("qed_dev"),
     "nq20": _Source("nq20_dev"),

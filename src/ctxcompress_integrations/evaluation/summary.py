@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctxcompress_integrations.evaluation.limit import Segments, oracle, segments
-from ctxcompress_integrations.evaluation.metrics import bootstrap, weighted_mean
+from ctxcompress_integrations.evaluation.metrics import bootstrap, mean_interval, weighted_mean
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.evaluation.runs import Budget, Run
 
@@ -99,12 +100,12 @@ def _row_of(run: Run, targets: Targets) -> Iterator[Row]:
         if not n or (measure == "reciprocal_rank" and run.budget != RANKED):
             continue
         value = weighted_mean(values)
-        interval = bootstrap(lambda w, v=values: weighted_mean(v, w), len(values))  # type: ignore[misc]
+        interval = mean_interval(values)
         target = targets.get((run.dataset, run.method, str(run.budget), NAMES[measure]))
         yield Row(
             f"{name}: {NAMES[measure]}", value, SHARE, target, n, interval, labels=labels | {"measure": NAMES[measure]}
         )
-    interval = bootstrap(lambda w: weighted_mean(run.rate, w), len(run.rate))
+    interval = mean_interval(run.rate)
     yield Row(
         f"{name}: tokens kept",
         float(run.rate.mean()),
@@ -132,7 +133,7 @@ def _threshold_rows(run: Run, targets: Targets) -> Iterator[Row]:
                 "share, 95 % interval",
                 targets.get((run.dataset, run.method, str(run.budget), measure)),
                 n,
-                bootstrap(lambda w, v=values: weighted_mean(v, w), len(values)),  # type: ignore[misc]
+                mean_interval(values),
                 labels=_labels(run) | {"measure": measure},
             )
 
@@ -155,7 +156,7 @@ def _gaps(of_set: Sequence[Run], measure: str, targets: Targets) -> Iterator[Row
 
     for run in of_set:
         if run.method != RANDOM and run.budget.unit == "sentence":
-            interval = bootstrap(lambda w, r=run: gap(r, w), len(run.rate), n_resamples=200)  # type: ignore[misc]
+            interval = bootstrap(partial(gap, run), len(run.rate), n_resamples=200)
             name = f"gap closed, {NAMES[measure]}"
             yield Row(
                 f"{run.dataset}, {run.method}, {run.budget}: {name}",
@@ -197,7 +198,7 @@ def _differences(of_set: Sequence[Run], measure: str, reference: str) -> Iterato
         if mine is None or run.method == reference or np.isnan(_values(run, measure)).all():
             continue
         difference = _values(mine, measure) - _values(run, measure)
-        interval = bootstrap(lambda w, d=difference: weighted_mean(d, w), len(difference))  # type: ignore[misc]
+        interval = mean_interval(difference)
         name = f"{NAMES[measure]}, {reference} minus {run.method}"
         yield Row(
             f"{run.dataset}, {run.budget}: {name}",

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
 from ctxcompress_integrations.records import Relevance
-from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest, refuse
+from ctxcompress_integrations.scorers.base import ScoreRequest
+from ctxcompress_integrations.scorers.request import ModelFree
 from ctxcompress_integrations.text.segment import segment
 
 _TERM = regex.compile(r"[\p{L}\p{M}\p{N}]+")
@@ -26,7 +27,7 @@ PREFIX = 5
 """Letters after which two words count as forms of one another: a stemmer for languages that inflect at the end."""
 
 
-class Lexical(Scorer):
+class Lexical(ModelFree):
     """BM25 evidence per word.
 
     Args:
@@ -42,25 +43,6 @@ class Lexical(Scorer):
         if not 0 <= b <= 1:
             raise ValueError(f"b must be in [0, 1], got {b!r}")
         self.k1, self.b = k1, b
-
-    @classmethod
-    def load(
-        cls,
-        *,
-        model: Any = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        layer: int | None = None,
-        weights: Any = None,
-    ) -> Self:
-        refuse(cls.name, model=model, layer=layer, weights=weights)
-        return cls()
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[list[Relevance]]:
-        return [self._score_request(request) for request in requests]
-
-    def count_tokens(self, text: str) -> int:
-        return len(segment(text)[0])
 
     def _score_request(self, request: ScoreRequest) -> list[Relevance]:
         row_of = {term: row for row, term in enumerate(dict.fromkeys(t.text for t in _terms(request.query)))}

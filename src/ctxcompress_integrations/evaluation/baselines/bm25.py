@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxcompress_integrations._optional import require
-from ctxcompress_integrations.evaluation.baselines.base import ModelFree, by_sentence, sentences_of
+from ctxcompress_integrations.evaluation.baselines.base import by_sentence, sentences_of
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest
+from ctxcompress_integrations.scorers.request import ModelFree
 from ctxcompress_integrations.text.segment import well_formed
 
 

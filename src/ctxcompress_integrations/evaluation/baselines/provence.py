@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.evaluation.baselines.base import RequestScorer, by_sentence, sentences_of
+from ctxcompress_integrations.evaluation.baselines.base import by_sentence, sentences_of
 from ctxcompress_integrations.hf.load import load_pruner
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest, refuse
+from ctxcompress_integrations.scorers.request import RequestScorer
 from ctxcompress_integrations.text.segment import well_formed
 
 LADDER = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

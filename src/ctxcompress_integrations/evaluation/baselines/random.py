@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctxcompress_integrations.evaluation.baselines.base import ModelFree, by_sentence
+from ctxcompress_integrations.evaluation.baselines.base import by_sentence
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest
+from ctxcompress_integrations.scorers.request import ModelFree
 from ctxcompress_integrations.text.segment import segment
 
 

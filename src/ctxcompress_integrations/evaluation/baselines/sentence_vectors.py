@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxcompress_integrations.evaluation.baselines.base import RequestScorer, by_sentence, sentences_of
+from ctxcompress_integrations.evaluation.baselines.base import by_sentence, sentences_of
 from ctxcompress_integrations.hf.load import MINI, load_embedder
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest, refuse
+from ctxcompress_integrations.scorers.request import RequestScorer
 from ctxcompress_integrations.text.segment import well_formed
 
 KNOWN_TEXTS = 50_000

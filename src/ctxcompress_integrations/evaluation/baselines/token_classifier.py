@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from ctxcompress_integrations.evaluation.baselines.base import RequestScorer, batches, by_sentence, word_means
+from ctxcompress_integrations.evaluation.baselines.base import batches, by_sentence, word_means
 from ctxcompress_integrations.hf.load import load_token_classifier
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import ScoreRequest, refuse
+from ctxcompress_integrations.scorers.request import RequestScorer
 from ctxcompress_integrations.text.segment import segment, well_formed
 
 
