@@ -32,7 +32,7 @@ from ctxcompress_integrations.evaluation.metrics import bootstrap, weighted_mean
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 from ctxcompress_integrations.evaluation.runs import Budget, run_method, time_method
 from ctxcompress_integrations.evaluation.sets import load_set, load_training
-from ctxcompress_integrations.hf import trained
+from ctxcompress_integrations.hf import mini_weights
 from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import load_encoder
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryVectors, TrainingHead, segment_max
@@ -67,7 +67,7 @@ class Design(nn.Module):
 
     def __init__(self, base: Any) -> None:
         super().__init__()
-        self.model: LateInteraction = trained.untrained(base, layers=range(6), n_dims=128)
+        self.model: LateInteraction = mini_weights.untrained(base, layers=range(6), n_dims=128)
         self.pointer = nn.Linear(base.config.hidden_size, 1)
 
     def forward(self, questions: Ids, passages: Sequence[TrainingPassage], pairs: Pairs) -> list[Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
 from ctxcompress_integrations.evaluation.runs import Budget, run_method
-from ctxcompress_integrations.hf import trained
+from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder, resolve_device
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
@@ -110,8 +110,8 @@ def train_mini(
     data = build(examples, tokenizer)
     if not data.of_passage:
         raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
-    model = trained.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(target)
-    base_layers = trained.untrained(base, layers=range(base.config.num_hidden_layers), n_dims=1).encoder.layers
+    model = mini_weights.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(target)
+    base_layers = mini_weights.untrained(base, layers=range(base.config.num_hidden_layers), n_dims=1).encoder.layers
     base_layers = base_layers[recipe.n_frozen :].to(target).requires_grad_(False)
     _first_projection(model, data)
     head = TrainingHead().to(target)
@@ -120,7 +120,7 @@ def train_mini(
     if state.exists():
         progress = _resume(state, model, head, optimizer, recipe)
     _neighbours(data, base, tokenizer, out, device)
-    digest = trained.weights_digest(base)
+    digest = mini_weights.weights_digest(base)
     scorer = Mini(trained.TrainedEncoder(model, tokenizer), cache_bytes=0)
     stream = islice(batches(data, seed=recipe.seed), progress.step, recipe.steps)
     recent: list[list[float]] = []
@@ -154,7 +154,7 @@ def train_mini(
         "dev": progress.dev[-1][1] if progress.dev else {},
         "thresholds": thresholds,
     }
-    trained.save(
+    mini_weights.save(
         model,
         out,
         base=recipe.base,

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from ctxcompress_integrations.errors import WeightsMismatchError
-from ctxcompress_integrations.hf import trained
+from ctxcompress_integrations.hf import mini_weights
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +27,20 @@ def base():
 
 @pytest.fixture
 def saved(base, tmp_path):
-    model = trained.untrained(base, layers=(0, 2), n_dims=16)
+    model = mini_weights.untrained(base, layers=(0, 2), n_dims=16)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
-    frozen = trained.untrained(base, layers=(0, 2), n_dims=16).encoder.state_dict()
+    frozen = mini_weights.untrained(base, layers=(0, 2), n_dims=16).encoder.state_dict()
     for name, value in model.encoder.state_dict().items():
         if name.startswith(("words", "positions", "norm", "layers.0.")):
             value.copy_(frozen[name])
     path = tmp_path / "mini.safetensors"
-    trained.save(
+    mini_weights.save(
         model,
         path,
         base="tiny",
-        base_sha256=trained.weights_digest(base),
+        base_sha256=mini_weights.weights_digest(base),
         layers=(0, 2),
         n_frozen=1,
         card={"thresholds": {"0.01": 0.5}},
@@ -50,7 +50,7 @@ def saved(base, tmp_path):
 
 def test_what_is_written_is_what_is_read(base, saved):
     model, path = saved
-    read, card = trained.load(path, base, name="tiny", base_sha256=trained.weights_digest(base))
+    read, card = mini_weights.load(path, base, name="tiny", base_sha256=mini_weights.weights_digest(base))
     assert card == {"thresholds": {"0.01": 0.5}}
     for (name, ours), theirs in zip(model.state_dict().items(), read.state_dict().values(), strict=True):
         expected = ours.to(torch.bfloat16).float() if name.startswith("encoder.layers.1.") else ours
@@ -83,14 +83,14 @@ def rewritten(path, change_metadata=None, change_tensors=None):
 def test_other_weights_are_refused_by_name(base, saved, change, message):
     rewritten(saved[1], change)
     with pytest.raises(WeightsMismatchError, match=message) as caught:
-        trained.load(saved[1], base, name="tiny", base_sha256=trained.weights_digest(base))
+        mini_weights.load(saved[1], base, name="tiny", base_sha256=mini_weights.weights_digest(base))
     assert "mini.safetensors" in str(caught.value)
 
 
 def test_a_changed_tensor_is_noticed(base, saved):
     rewritten(saved[1], change_tensors=lambda tensors: tensors["query.weight"].add_(1e-3))
     with pytest.raises(WeightsMismatchError, match="is damaged"):
-        trained.load(saved[1], base, name="tiny", base_sha256=trained.weights_digest(base))
+        mini_weights.load(saved[1], base, name="tiny", base_sha256=mini_weights.weights_digest(base))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", json.dumps({"a": 1}).encode()])
@@ -98,6 +98,6 @@ def test_a_file_that_is_no_safetensors_is_refused(base, tmp_path, content):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsMismatchError, match="no readable safetensors file"):
-        trained.load(path, base, name="tiny", base_sha256="")
+        mini_weights.load(path, base, name="tiny", base_sha256="")
     with pytest.raises(WeightsMismatchError):
-        trained.load(tmp_path / "missing.safetensors", base, name="tiny", base_sha256="")
+        mini_weights.load(tmp_path / "missing.safetensors", base, name="tiny", base_sha256="")

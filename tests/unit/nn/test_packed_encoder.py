@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from ctxcompress_integrations.hf.trained import untrained
+from ctxcompress_integrations.hf.mini_weights import untrained
 from ctxcompress_integrations.nn.late_interaction import segment_max
 from ctxcompress_integrations.nn.packed_encoder import pack
 

@@ -13,7 +13,7 @@ from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example, Stretch
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
 from ctxcompress_integrations.evaluation.runs import Budget, run_method
-from ctxcompress_integrations.hf import trained
+from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.load import load_encoder
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.scorers.mini import Mini
@@ -66,7 +66,7 @@ def recipe(base, **changes):
 
 def test_200_steps_improve_on_the_start_and_the_weights_load(base, tmp_path):
     held_out = list(examples(1000, 20))
-    model = trained.untrained(load_encoder(base, device="cpu", dtype="float32")[0], layers=(0, 1), n_dims=16)
+    model = mini_weights.untrained(load_encoder(base, device="cpu", dtype="float32")[0], layers=(0, 1), n_dims=16)
     start = kept(Mini(trained.TrainedEncoder(model, load_encoder(base, device="cpu")[1])), held_out)
     out = tmp_path / "mini.safetensors"
     dev = [Dataset("held-out", tuple(held_out[:16]))]
@@ -133,7 +133,7 @@ def test_frozen_layers_must_be_the_bases_first(base, tmp_path):
 def test_frozen_layers_stay_as_they_are_and_are_not_written(base, tmp_path):
     out = tmp_path / "x.safetensors"
     scorer = train_mini(list(examples(0, 10)), out, recipe(base, steps=3, n_frozen=1))
-    start = trained.untrained(load_encoder(base, device="cpu", dtype="float32")[0], layers=(0, 1), n_dims=16)
+    start = mini_weights.untrained(load_encoder(base, device="cpu", dtype="float32")[0], layers=(0, 1), n_dims=16)
     for name, value in scorer.encoder.model.encoder.named_parameters():
         assert torch.equal(value, start.encoder.get_parameter(name)) == (not name.startswith("layers.1.")), name
     assert not any(name.startswith("encoder.layers.0.") for name in load_file(out))

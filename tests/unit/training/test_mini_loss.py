@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
-from ctxcompress_integrations.hf.trained import untrained
+from ctxcompress_integrations.hf.mini_weights import untrained
 from ctxcompress_integrations.nn.late_interaction import TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.records import Passage

@@ -1,0 +1,175 @@
+"""The trained ``mini`` model as a file: some layers of its base encoder fine-tuned, and late-interaction heads.
+
+File format: safetensors with the layers that were trained (``encoder.layers.*``), ``query.weight`` and
+``passage.weight`` ``[p, d]``, ``importance.weight`` ``[1, d]``, ``shares.weight`` ``[2, d]``, ``shares.bias`` ``[2]``;
+metadata ``format``, ``version``, ``base``, ``base_sha256``, ``layers`` (which of the base's were taken, JSON),
+``sha256`` (of the tensors) and ``card`` (JSON: recipe, data, thresholds). What stayed frozen, the base's vocabulary,
+embeddings and first layers, is not in the file. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ctxcompress_integrations.errors import WeightsMismatchError
+from ctxcompress_integrations.nn.late_interaction import LateInteraction
+from ctxcompress_integrations.nn.packed_encoder import PackedEncoder
+
+FORMAT = "ctxcompress-mini"
+VERSION = "1"
+_FROZEN = ("encoder.words.", "encoder.positions.", "encoder.norm.")
+_LINEAR = {
+    "out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+
+
+def untrained(base: Any, *, layers: Sequence[int], n_dims: int) -> LateInteraction:
+    """A model with the embeddings and some layers of a BERT and fresh heads, in fp32.
+
+    Args:
+        base: a transformers ``BertModel``.
+        layers: which of its layers, in order.
+        n_dims: width of the compared vectors.
+
+    Raises:
+        ValueError: another architecture, a layer that it does not have, more dimensions than it has.
+    """
+    config = base.config
+    if config.model_type != "bert" or not layers or max(layers) >= config.num_hidden_layers:
+        raise ValueError(
+            f"the base must be a BERT with the layers {list(layers)}, got {config.model_type!r} with "
+            f"{config.num_hidden_layers} layers"
+        )
+    if not 1 <= n_dims <= config.hidden_size:
+        raise ValueError(f"n_dims must be in [1, {config.hidden_size}], the base's width, got {n_dims}")
+    encoder = PackedEncoder(
+        n_vocabulary=config.vocab_size,
+        n_positions=config.max_position_embeddings,
+        width=config.hidden_size,
+        n_heads=config.num_attention_heads,
+        n_inner=config.intermediate_size,
+        n_layers=len(layers),
+        eps=config.layer_norm_eps,
+    )
+    encoder.load_state_dict(_encoder_tensors(base.state_dict(), layers))
+    return LateInteraction(encoder, width=config.hidden_size, n_dims=n_dims)
+
+
+def save(
+    model: LateInteraction,
+    path: Path,
+    *,
+    base: str,
+    base_sha256: str,
+    layers: Sequence[int],
+    n_frozen: int,
+    card: Mapping[str, Any],
+) -> None:
+    """Write what training changed, layers in bf16; complete or not at all.
+
+    Args:
+        model, path: what goes where.
+        base, base_sha256: the encoder that training started from.
+        layers: which of its layers the model has.
+        n_frozen: how many of them, from the first, are as they were.
+        card: what is known of the weights.
+    """
+    frozen = (*_FROZEN, *(f"encoder.layers.{i}." for i in range(n_frozen)))
+    tensors = {
+        name: tensor.detach().cpu().to(torch.bfloat16 if name.startswith("encoder.") else torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(frozen)
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": base,
+        "base_sha256": base_sha256,
+        "layers": json.dumps(list(layers)),
+        "sha256": _digest(tensors),
+        "card": json.dumps(card, sort_keys=True),
+    }
+    aside = path.with_name(path.name + ".part")
+    save_file(tensors, aside, metadata=metadata)
+    aside.replace(path)
+
+
+def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInteraction, dict[str, Any]]:
+    """``(model in fp32, card)`` of a weights file, on the embeddings of the base it was trained on.
+
+    Raises:
+        WeightsMismatchError: no such file, another format or version, another base, tensors that do not match their
+            hash or do not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsMismatchError(f"{path} is no readable safetensors file ({error}); train it again") from error
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        raise WeightsMismatchError(
+            f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
+            f"{FORMAT!r} version {VERSION!r}"
+        )
+    if metadata.get("base") != name:
+        raise WeightsMismatchError(
+            f"{path} was trained on {metadata.get('base')!r}, not {name!r}: pass model={metadata.get('base')!r}"
+        )
+    if metadata.get("base_sha256") != base_sha256:
+        raise WeightsMismatchError(
+            f"{path} was trained on other weights of {name!r} (sha256 {str(metadata.get('base_sha256'))[:12]}..., here "
+            f"{base_sha256[:12]}...): take that revision, or train again"
+        )
+    if metadata.get("sha256") != _digest(tensors):
+        raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
+    try:
+        model = untrained(base, layers=json.loads(metadata["layers"]), n_dims=len(tensors["query.weight"]))
+        model.load_state_dict({**model.state_dict(), **{key: tensor.float() for key, tensor in tensors.items()}})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsMismatchError(f"the tensors of {path} do not fit {name!r}: {error}") from error
+    return model, json.loads(metadata.get("card", "{}"))
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over the parameters of a base model, whatever dtype it was loaded in: of its bf16 values."""
+    return _digest({name: tensor.to(torch.bfloat16).cpu() for name, tensor in model.state_dict().items()})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _encoder_tensors(bert: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
+    """A BertModel's parameters under the names of :class:`PackedEncoder`, in fp32."""
+    table = "embeddings.{}_embeddings.weight"
+    found = {
+        "words.weight": bert[table.format("word")],
+        # every text is of the first kind: its type embedding is a constant
+        "positions.weight": bert[table.format("position")] + bert[table.format("token_type")][0],
+    }
+    for part in ("weight", "bias"):
+        found[f"norm.{part}"] = bert[f"embeddings.LayerNorm.{part}"]
+        for i, layer in enumerate(layers):
+            theirs, ours = f"encoder.layer.{layer}", f"layers.{i}"
+            heads = [bert[f"{theirs}.attention.self.{name}.{part}"] for name in ("query", "key", "value")]
+            found[f"{ours}.qkv.{part}"] = torch.cat(heads)
+            for name, source in _LINEAR.items():
+                found[f"{ours}.{name}.{part}"] = bert[f"{theirs}.{source}.{part}"]
+    return {name: tensor.float() for name, tensor in found.items()}
