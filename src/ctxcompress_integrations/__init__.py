@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.loading import load_compressor
     from ctxcompress_integrations.pipeline import Answer, Pipeline
-    from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
+    from ctxcompress_integrations.records import (
+        CompressedPassage,
+        CompressionResult,
+        Passage,
+        Relevance,
+        Span,
+        SummaryVectors,
+    )
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -25,6 +32,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Relevance": "records",
     "Span": "records",
+    "SummaryVectors": "records",
     "TextCompressor": "compressor",
     "load_compressor": "loading",
 }
@@ -37,6 +45,7 @@ __all__ = [
     "Pipeline",
     "Relevance",
     "Span",
+    "SummaryVectors",
     "TextCompressor",
     "load_compressor",
 ]

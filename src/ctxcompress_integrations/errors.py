@@ -60,3 +60,11 @@ class EmbedderMismatchError(IndexDirectoryError):
 
 class IndexReadOnlyError(IndexDirectoryError):
     """A change was asked of an index that was opened read-only."""
+
+
+class SummaryMismatchError(CtxCompressError):
+    """Summary vectors were made by another summarizer, or for another reader or adapter, than the one at hand."""
+
+
+class SummaryValueError(CtxCompressError, ValueError):
+    """Summary vectors that no reader can read: not finite, of no width, of no length."""

@@ -1,7 +1,7 @@
 """The value objects that travel the road index -> retrieve -> score -> select -> assemble -> read.
 
 Nothing here knows a model, a host framework or a file. Array shapes use the glossary of ``docs/shapes.md``:
-``q`` query tokens, ``n`` context tokens.
+``q`` query tokens, ``n`` context tokens, ``m`` summary vectors, ``d`` width of the reader.
 """
 
 from __future__ import annotations
@@ -170,3 +170,42 @@ class CompressionResult:
 def join_passages(texts: Iterable[str]) -> str:
     """Join passage texts the way a reader sees them: a blank line between, empty ones left out."""
     return PASSAGE_SEPARATOR.join(text for text in texts if text)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SummaryVectors:
+    """One passage as a reader's input vectors, made ahead of time by a summarizer.
+
+    Attributes:
+        id: of the passage.
+        vectors: ``[m, d]``, in the input space of the reader: a float16 or float32 numpy array, or a torch tensor on
+            any device.
+        fingerprint: of the summarizer that made them: model, weights, adapter, tokenizer, configuration.
+        reader: digest of the weights of the reader that they are made for; any other would read noise.
+        n_tokens: reader tokens of the text that they stand for.
+        adapter: name of the LoRA adapter that learned to read them; None for the reader as it is.
+    """
+
+    id: str
+    vectors: Any = field(repr=False)
+    fingerprint: str
+    reader: str
+    n_tokens: int
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.vectors.shape) != 2 or 0 in self.vectors.shape:
+            raise ValueError(
+                f"summary vectors are a matrix [m, d] with m, d >= 1, got the shape {tuple(self.vectors.shape)} "
+                f"for the passage {self.id!r}"
+            )
+
+    @property
+    def n_vectors(self) -> int:
+        """``m``: the reader positions that they take."""
+        return int(self.vectors.shape[0])
+
+    @property
+    def width(self) -> int:
+        """``d``."""
+        return int(self.vectors.shape[1])

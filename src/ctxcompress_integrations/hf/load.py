@@ -135,11 +135,12 @@ def load_trained(weights: Path, name: str = MINI, *, device: str = "auto", dtype
         WeightsMismatchError: the weights were made for something else, or are damaged.
     """
     from ctxcompress_integrations.hf import mini_weights, trained
+    from ctxcompress_integrations.hf.digest import weights_digest
 
     target = resolve_device(device)
     chosen = resolve_dtype("float32" if dtype == "auto" and target.type != "cpu" else dtype, target)
     base, tokenizer = load_encoder(name, device="cpu", dtype="float32")
-    model, card = mini_weights.load(weights, base, name=name, base_sha256=mini_weights.weights_digest(base))
+    model, card = mini_weights.load(weights, base, name=name, base_sha256=weights_digest(base))
     model.encoder.to(chosen)  # the heads stay in fp32
     return trained.TrainedEncoder(model.to(target).eval(), tokenizer, card=card)
 

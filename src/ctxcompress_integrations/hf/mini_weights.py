@@ -9,7 +9,6 @@ embeddings and first layers, is not in the file. Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ctxcompress_integrations.errors import WeightsMismatchError
+from ctxcompress_integrations.hf.digest import tensors_digest
 from ctxcompress_integrations.nn.late_interaction import LateInteraction
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder
 
@@ -99,7 +99,7 @@ def save(
         "base": base,
         "base_sha256": base_sha256,
         "layers": json.dumps(list(layers)),
-        "sha256": _digest(tensors),
+        "sha256": tensors_digest(tensors),
         "card": json.dumps(card, sort_keys=True),
     }
     aside = path.with_name(path.name + ".part")
@@ -133,7 +133,7 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
             f"{path} was trained on other weights of {name!r} (sha256 {str(metadata.get('base_sha256'))[:12]}..., here "
             f"{base_sha256[:12]}...): take that revision, or train again"
         )
-    if metadata.get("sha256") != _digest(tensors):
+    if metadata.get("sha256") != tensors_digest(tensors):
         raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
     try:
         model = untrained(base, layers=json.loads(metadata["layers"]), n_dims=len(tensors["query.weight"]))
@@ -141,19 +141,6 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsMismatchError(f"the tensors of {path} do not fit {name!r}: {error}") from error
     return model, json.loads(metadata.get("card", "{}"))
-
-
-def weights_digest(model: Any) -> str:
-    """sha256 over the parameters of a base model, whatever dtype it was loaded in: of its bf16 values."""
-    return _digest({name: tensor.to(torch.bfloat16).cpu() for name, tensor in model.state_dict().items()})
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _encoder_tensors(bert: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:

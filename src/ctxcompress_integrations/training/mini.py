@@ -24,6 +24,7 @@ from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
 from ctxcompress_integrations.evaluation.runs import Budget, run_method
 from ctxcompress_integrations.hf import mini_weights, trained
+from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder, resolve_device
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
@@ -120,7 +121,7 @@ def train_mini(
     if state.exists():
         progress = _resume(state, model, head, optimizer, recipe)
     _neighbours(data, base, tokenizer, out, device)
-    digest = mini_weights.weights_digest(base)
+    digest = weights_digest(base)
     scorer = Mini(trained.TrainedEncoder(model, tokenizer), cache_bytes=0)
     stream = islice(batches(data, seed=recipe.seed), progress.step, recipe.steps)
     recent: list[list[float]] = []

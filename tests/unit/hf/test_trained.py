@@ -9,6 +9,7 @@ from transformers import BertConfig, BertModel
 
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf import mini_weights
+from ctxcompress_integrations.hf.digest import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def saved(base, tmp_path):
         model,
         path,
         base="tiny",
-        base_sha256=mini_weights.weights_digest(base),
+        base_sha256=weights_digest(base),
         layers=(0, 2),
         n_frozen=1,
         card={"thresholds": {"0.01": 0.5}},
@@ -50,7 +51,7 @@ def saved(base, tmp_path):
 
 def test_what_is_written_is_what_is_read(base, saved):
     model, path = saved
-    read, card = mini_weights.load(path, base, name="tiny", base_sha256=mini_weights.weights_digest(base))
+    read, card = mini_weights.load(path, base, name="tiny", base_sha256=weights_digest(base))
     assert card == {"thresholds": {"0.01": 0.5}}
     for (name, ours), theirs in zip(model.state_dict().items(), read.state_dict().values(), strict=True):
         expected = ours.to(torch.bfloat16).float() if name.startswith("encoder.layers.1.") else ours
@@ -83,14 +84,14 @@ def rewritten(path, change_metadata=None, change_tensors=None):
 def test_other_weights_are_refused_by_name(base, saved, change, message):
     rewritten(saved[1], change)
     with pytest.raises(WeightsMismatchError, match=message) as caught:
-        mini_weights.load(saved[1], base, name="tiny", base_sha256=mini_weights.weights_digest(base))
+        mini_weights.load(saved[1], base, name="tiny", base_sha256=weights_digest(base))
     assert "mini.safetensors" in str(caught.value)
 
 
 def test_a_changed_tensor_is_noticed(base, saved):
     rewritten(saved[1], change_tensors=lambda tensors: tensors["query.weight"].add_(1e-3))
     with pytest.raises(WeightsMismatchError, match="is damaged"):
-        mini_weights.load(saved[1], base, name="tiny", base_sha256=mini_weights.weights_digest(base))
+        mini_weights.load(saved[1], base, name="tiny", base_sha256=weights_digest(base))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", json.dumps({"a": 1}).encode()])

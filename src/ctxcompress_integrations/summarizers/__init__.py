@@ -1,0 +1,1 @@
+"""Passage -> summary vectors, one file per method."""
