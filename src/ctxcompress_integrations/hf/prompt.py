@@ -73,12 +73,13 @@ class PromptTemplate:
         """The prompt for one passage; literal special tokens in it lose their first character to a look-alike, so that
         offsets stay and no document can open a turn of its own.
         """
-        passage, query = self._harmless(passage), self._harmless(query)
+        passage, query = self.harmless(passage), self.harmless(query)
         start = len(self.prefix)
         text = f"{self.prefix}{passage}{self.middle}{query}{self.suffix}"
         return Prompt(text, start, start + len(passage))
 
-    def _harmless(self, text: str) -> str:
+    def harmless(self, text: str) -> str:
+        """``text`` as :meth:`render` puts it into the prompt: of the same length, without literal special tokens."""
         if self.special is None:
             return text
         return self.special.sub(lambda match: "\u2039" + match.group()[1:], text)

@@ -5,42 +5,140 @@ Vectors travel as typed parts, never as magic text, so no document can smuggle o
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
+from ctxcompress_integrations._batching import MicroBatcher
+from ctxcompress_integrations.errors import SummaryMismatchError
 from ctxcompress_integrations.records import SummaryVectors
+from ctxcompress_integrations.text.parts import Part, count_positions, split_parts
+from ctxcompress_integrations.text.stops import check_stop
 
-Part: TypeAlias = str | SummaryVectors
+__all__ = ["Part", "Reader", "Request", "check_request", "check_summaries"]
+
+
+class Request(NamedTuple):
+    """One user turn and how its answer ends."""
+
+    parts: tuple[Part, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...]
 
 
 class Reader(ABC):
     """One user turn in, the answer out.
 
+    Args:
+        max_batch: requests that :meth:`agenerate` may join into one batch.
+
     Attributes:
-        reads_vectors: whether parts may be :class:`SummaryVectors`; a text-only reader refuses them.
+        reads_vectors: whether parts may be :class:`SummaryVectors` and are read as such.
     """
 
     reads_vectors: bool = False
+
+    def __init__(self, *, max_batch: int = 8) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be >= 1, got {max_batch!r}")
+        self._batcher: MicroBatcher[Request, str] = MicroBatcher(self._run, max_batch)
+
+    @property
+    def identity(self) -> str | None:
+        """Digest of the weights, which ``SummaryVectors.reader`` must equal; None when it is not known."""
+        return None
 
     @abstractmethod
     def generate_many(
         self, prompts: Sequence[Sequence[Part]], *, max_new_tokens: int = 128, stop: Sequence[str] = ()
     ) -> list[str]:
-        """Answers, greedy, in order; an answer does not depend on what travels beside it. A stop text is left out."""
+        """Answers, greedy, in order; an answer does not depend on what travels beside it. A stop text is left out.
+
+        Raises:
+            ValueError: nothing to read, a wrong limit, a prompt that leaves the answer no room.
+            SummaryMismatchError: vectors made for another reader or adapter, or adapters mixed in one prompt.
+            SummaryValueError: vectors that are not finite. All this before anything is generated.
+        """
 
     @abstractmethod
     def stream(self, parts: Sequence[Part], *, max_new_tokens: int = 128, stop: Sequence[str] = ()) -> Iterator[str]:
-        """Pieces of the answer as they come; joined they are what :meth:`generate` gives."""
+        """Pieces of the answer as they come; joined they are what :meth:`generate` gives. Wrong arguments are an error
+        at once; whoever stops reading ends the generation.
+        """
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` in the reader's vocabulary, without special tokens."""
 
     def generate(self, parts: Sequence[Part], *, max_new_tokens: int = 128, stop: Sequence[str] = ()) -> str:
-        """The answer to one user turn."""
+        """The answer to one user turn; errors as for :meth:`generate_many`."""
         return self.generate_many([parts], max_new_tokens=max_new_tokens, stop=stop)[0]
 
+    async def agenerate(self, parts: Sequence[Part], *, max_new_tokens: int = 128, stop: Sequence[str] = ()) -> str:
+        """:meth:`generate` off the event loop: requests that wait at the same time travel in one batch, and one that is
+        cancelled before its batch starts costs nothing.
+        """
+        request = check_request(parts, max_new_tokens, stop)
+        return await asyncio.wrap_future(self._batcher.submit(request))
+
     def positions(self, parts: Sequence[Part]) -> int:
-        """Reader positions that the parts take: tokens of texts, vectors of summaries."""
-        return sum(part.n_vectors if isinstance(part, SummaryVectors) else self.count_tokens(part) for part in parts)
+        """Reader positions of the parts: tokens of texts (neighbouring ones are one text), vectors of summaries."""
+        return count_positions(parts, self.count_tokens)
+
+    def _run(self, requests: Sequence[Request]) -> list[str]:
+        """Answers to requests that travel together, one batch for all that end the same way."""
+        answers: dict[int, str] = {}
+        for max_new_tokens, stop in dict.fromkeys(request[1:] for request in requests):
+            mine = [i for i, request in enumerate(requests) if request[1:] == (max_new_tokens, stop)]
+            texts = self.generate_many([requests[i].parts for i in mine], max_new_tokens=max_new_tokens, stop=stop)
+            answers.update(zip(mine, texts, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+
+def check_request(parts: Sequence[Part], max_new_tokens: int, stop: Sequence[str]) -> Request:
+    """The arguments as a :class:`Request`; ``ValueError`` for parts, a limit or a stop text that cannot be meant."""
+    split_parts(parts)
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be an int >= 1, got {max_new_tokens!r}")
+    return Request(tuple(parts), max_new_tokens, check_stop(stop))
+
+
+def check_summaries(
+    summaries: Sequence[SummaryVectors], *, identity: str | None, width: int | None, adapters: Collection[str]
+) -> str | None:
+    """The adapter that the summaries of one prompt are to be read with.
+
+    Args:
+        identity: digest of the reader's weights; None when it is not known.
+        width: of the reader; None when it is not known.
+        adapters: names that the reader has.
+
+    Raises:
+        SummaryMismatchError: naming the passage and the cure.
+    """
+    for summary in summaries:
+        where = f"the vectors of the passage {summary.id!r}"
+        if summary.reader != identity:
+            raise SummaryMismatchError(
+                f"{where} are made for the reader {summary.reader[:12]}..., this one is "
+                f"{f'{identity[:12]}...' if identity else 'of unknown weights'}; load the reader that they are made "
+                "for, or summarize the passages again for this one"
+            )
+        if width not in (None, summary.width):
+            raise SummaryMismatchError(
+                f"{where} are {summary.width} wide, this reader's embeddings {width}; summarize them again for it"
+            )
+        if summary.adapter is not None and summary.adapter not in adapters:
+            known = ", ".join(sorted(adapters)) or "none"
+            raise SummaryMismatchError(
+                f"{where} are to be read with the adapter {summary.adapter!r}, which this reader does not have (it "
+                f"has: {known}); load it with adapters={{{summary.adapter!r}: FOLDER}}"
+            )
+    wanted = list(dict.fromkeys(summary.adapter for summary in summaries))
+    if len(wanted) > 1:
+        raise SummaryMismatchError(
+            f"one prompt holds vectors for the adapters {wanted[0]!r} and {wanted[1]!r}, a reader reads with one at a "
+            "time; ask about each corpus apart"
+        )
+    return wanted[0] if wanted else None

@@ -1,0 +1,143 @@
+"""LoRA adapters beside a model that is not theirs: its layers are exchanged for PEFT's inside ``with`` alone.
+
+PEFT builds its layers into the model that it is given. They are built once, kept here, and taken out again at once; a
+request that names an adapter puts them back for as long as it generates. Rows of one batch may name different adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from os import PathLike
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ctxcompress_integrations._optional import require
+from ctxcompress_integrations.errors import ModelLoadError, UnsupportedModelError
+from ctxcompress_integrations.hf.attention import locked
+from ctxcompress_integrations.hf.load import adapter_folder
+
+BASE = "__base__"
+"""PEFT's name for a row without an adapter."""
+
+
+class _Exchange(NamedTuple):
+    parent: nn.Module
+    name: str
+    own: nn.Module
+    peft: nn.Module
+
+
+class Adapters:
+    """Adapters by name, for one model.
+
+    Args:
+        model: a decoder, or a PeftModel, which then brings its own adapters and is read without any where none is
+            named.
+        folders: name -> folder or hub name of a LoRA adapter made by PEFT.
+
+    Raises:
+        ModelLoadError: an adapter cannot be loaded.
+        UnsupportedModelError: an adapter that is more than LoRA layers.
+        ValueError: ``folders`` beside a PeftModel.
+    """
+
+    def __init__(self, model: Any, folders: Mapping[str, str | PathLike[str]]) -> None:
+        self.base = model
+        self._peft: Any = None
+        self._exchanges: list[_Exchange] = []
+        self.names: frozenset[str] = frozenset(folders)
+        if hasattr(model, "peft_type"):  # a PeftModel; asked for without importing peft
+            if folders:
+                raise ValueError(
+                    f"load {min(folders)!r} into the PeftModel, or pass the bare model with adapters="
+                )
+            self.base, self._peft = model.get_base_model(), model
+            self.names = frozenset(model.peft_config)
+        elif folders:
+            with locked(model), _left_as_it_was(model):
+                self._load(folders)
+
+    @contextmanager
+    def generating(self, names: Sequence[str | None]) -> Iterator[Callable[..., Any]]:
+        """Yields a ``generate`` under which row ``i`` of a batch is read with the adapter ``names[i]``; the model must
+        be this thread's alone.
+        """
+        if self._peft is None or (self._exchanges and not any(names)):
+            yield self.base.generate
+            return
+        for change in self._exchanges:
+            change.parent._modules[change.name] = change.peft
+        flags = [module for module in self._peft.modules() if module.training]
+        try:
+            for module in flags:
+                module.training = False
+            yield partial(self._peft.generate, adapter_names=[name or BASE for name in names])
+        finally:
+            for module in flags:
+                module.training = True
+            for change in self._exchanges:
+                change.parent._modules[change.name] = change.own
+
+    def _load(self, folders: Mapping[str, str | PathLike[str]]) -> None:
+        peft = require("peft", extra="torch")
+        before = dict(self.base.named_modules())
+        try:
+            for name, source in folders.items():
+                folder = str(adapter_folder(source))
+                _check_config(name, peft.PeftConfig.from_pretrained(folder))
+                if self._peft is None:
+                    self._peft = peft.PeftModel.from_pretrained(self.base, folder, adapter_name=name)
+                else:
+                    self._peft.load_adapter(folder, adapter_name=name)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"cannot load the adapter {name!r} into {type(self.base).__name__} ({error})"
+            ) from error
+        finally:
+            self._exchanges = _take_out(before)
+
+
+def _take_out(before: Mapping[str, nn.Module]) -> list[_Exchange]:
+    """Put back every module that was replaced; what was exchanged."""
+    exchanges = []
+    for path, own in before.items():
+        parent_path, _, name = path.rpartition(".")
+        parent = before[parent_path]
+        found = parent._modules[name] if path else own
+        if found is not None and found is not own:
+            exchanges.append(_Exchange(parent, name, own, found))
+            parent._modules[name] = own
+    return exchanges
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """PEFT freezes parameters, switches to evaluation and leaves its config on the model: all undone."""
+    attributes = set(vars(model))
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, was_training in training:
+            module.training = was_training
+        for parameter, was_trainable in trainable:
+            parameter.requires_grad = was_trainable
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)
+
+
+def _check_config(name: str, config: Any) -> None:
+    extras = {
+        "peft_type": "" if config.peft_type == "LORA" else config.peft_type,
+        "bias": "" if config.bias == "none" else config.bias,
+        "modules_to_save": config.modules_to_save,
+    }
+    for field, value in extras.items():
+        if value:
+            raise UnsupportedModelError(
+                f"the adapter {name!r} has {field}={value!r}; only LoRA layers can stand beside a model: merge it"
+            )
