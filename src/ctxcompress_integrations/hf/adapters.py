@@ -51,9 +51,7 @@ class Adapters:
         self.names: frozenset[str] = frozenset(folders)
         if hasattr(model, "peft_type"):  # a PeftModel; asked for without importing peft
             if folders:
-                raise ValueError(
-                    f"load {min(folders)!r} into the PeftModel, or pass the bare model with adapters="
-                )
+                raise ValueError(f"load {min(folders)!r} into the PeftModel, or pass the bare model with adapters=")
             self.base, self._peft = model.get_base_model(), model
             self.names = frozenset(model.peft_config)
         elif folders:

@@ -90,5 +90,5 @@ class TextReader(PooledReader):
         warnings.warn(
             "this reader reads text only: passages travel as text instead of summary vectors, at the price of text",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -143,7 +143,8 @@ class VLLMReader(PooledReader):
             try:
                 with closing(self._server.events(path, body | {"stream": True})) as events:
                     for event in events:
-                        yield _text(event, "delta")
+                        if piece := _text(event, "delta"):
+                            yield piece
             except RefusedError as error:  # before the first event
                 self._learn(error, payload, path)
             else:

@@ -30,7 +30,9 @@ def rows_by_hand(model, tokenizer, parts):
             rows.append(table(torch.tensor([token]))[0])
         text = ""
         for vector in [] if part is None else part.vectors:
-            rows.append(torch.as_tensor(vector.copy() if isinstance(vector, np.ndarray) else vector).to(table.weight.dtype))
+            rows.append(
+                torch.as_tensor(vector.copy() if isinstance(vector, np.ndarray) else vector).to(table.weight.dtype)
+            )
     return torch.stack(rows)
 
 
