@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.loading import load_compressor
     from ctxcompress_integrations.pipeline import Answer, Pipeline
+    from ctxcompress_integrations.readers import load_reader
     from ctxcompress_integrations.records import (
         CompressedPassage,
         CompressionResult,
@@ -35,6 +36,7 @@ _HOMES = {
     "SummaryVectors": "records",
     "TextCompressor": "compressor",
     "load_compressor": "loading",
+    "load_reader": "readers",
 }
 __all__ = [
     "Answer",
@@ -48,6 +50,7 @@ __all__ = [
     "SummaryVectors",
     "TextCompressor",
     "load_compressor",
+    "load_reader",
 ]
 
 

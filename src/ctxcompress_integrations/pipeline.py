@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
+from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label
 from ctxcompress_integrations.options import OptionArguments
-from ctxcompress_integrations.records import CompressionResult, Passage
+from ctxcompress_integrations.readers.base import Reader
+from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage
+from ctxcompress_integrations.text.parts import Part
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.compressor import TextCompressor
@@ -33,6 +37,8 @@ class Answer:
         result: the same passages, compressed.
         seconds_retrieve, seconds_compress: wall-clock time of the two steps.
         text: the reader's answer; None without a reader.
+        allocation: in which form each passage travelled and the positions spent; None without a reader's budget, when
+            all that was kept travels as text.
     """
 
     query: str
@@ -41,16 +47,25 @@ class Answer:
     seconds_retrieve: float
     seconds_compress: float
     text: str | None = None
+    allocation: Allocation | None = None
 
     @property
     def prompt(self) -> str:
         """A prompt with what was kept, numbered for citations; numbers are positions in ``retrieved``."""
         kept = [
-            f"[{number}] {passage.title}{': ' if passage.title else ''}{passage.text}"
+            label(number, passage) + passage.text
             for number, passage in enumerate(self.result.passages, start=1)
             if not passage.is_empty
         ]
-        return PROMPT.format(context="\n\n".join(kept), question=self.query)
+        return PROMPT.format(context=PASSAGE_SEPARATOR.join(kept), question=self.query)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What a reader gets: :attr:`prompt`, or the same around the passages as they were allocated."""
+        if self.allocation is None:
+            return (self.prompt,)
+        before, after = PROMPT.split("{context}")
+        return (before, *self.allocation.parts, after.format(question=self.query))
 
 
 class Pipeline:
@@ -60,7 +75,17 @@ class Pipeline:
         index: what is searched.
         compressor: what prunes.
         k: passages retrieved per question.
-        reader: a function from prompt to answer; None to stop at the compressed passages.
+        reader: what answers: a :class:`Reader`, or a function from prompt to answer; None to stop at the compressed
+            passages.
+        reader_budget: reader positions for the passages of one question, spent on them as
+            :func:`~ctxcompress_integrations.allocation.allocate` does; None to send what the compressor kept.
+        fingerprint: of the summarizer whose vectors the index holds and the reader reads; None for text alone. A
+            reader of text alone gets text, after one warning.
+        form: "mixed", or "text" or "vectors" for one of them alone.
+        max_new_tokens: longest answer of a :class:`Reader`.
+
+    Raises:
+        ValueError: ``k`` below 1, a budget without a :class:`Reader` that counts, vectors without a budget.
     """
 
     def __init__(
@@ -69,11 +94,25 @@ class Pipeline:
         compressor: TextCompressor,
         *,
         k: int = 8,
-        reader: Callable[[str], str] | None = None,
+        reader: Reader | Callable[[str], str] | None = None,
+        reader_budget: int | None = None,
+        fingerprint: str | None = None,
+        form: Allowed = "mixed",
+        max_new_tokens: int = 128,
     ) -> None:
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k must be an int >= 1, got {k!r}")
+        if reader_budget is not None and not isinstance(reader, Reader):
+            raise ValueError(f"reader_budget={reader_budget!r} needs a Reader, which counts positions; got {reader!r}")
+        if fingerprint is not None and reader_budget is None:
+            raise ValueError("vectors are sent under a budget alone: give reader_budget= beside fingerprint=")
+        if fingerprint is not None and isinstance(reader, Reader) and not reader.reads_vectors:
+            message = f"{type(reader).__name__} reads text only: passages travel as text, their summaries stay unread"
+            warnings.warn(message, UserWarning, stacklevel=2)
+            fingerprint = None
         self.index, self.compressor, self.k, self.reader = index, compressor, k, reader
+        self.reader_budget, self.fingerprint, self.form = reader_budget, fingerprint, form
+        self.max_new_tokens = max_new_tokens
         self._retrieving = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")
         self._reading = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="ctxcompress-read")
 
@@ -97,10 +136,11 @@ class Pipeline:
         found = self.index.search_many(queries, self.k if k is None else k, where)
         seconds = (time.perf_counter() - started) / max(1, len(queries))
         results = self.compressor.compress_many(zip(found, queries, strict=True), **options)
-        return [
-            self._answer(query, passages, result, seconds)
+        compressed = [
+            self._prepare(query, passages, result, seconds)
             for query, passages, result in zip(queries, found, results, strict=True)
         ]
+        return self._read(compressed)
 
     async def aask(
         self, query: str, *, k: int | None = None, where: Where | None = None, **options: Unpack[OptionArguments]
@@ -115,10 +155,33 @@ class Pipeline:
         found = await loop.run_in_executor(self._retrieving, search)
         seconds = time.perf_counter() - started
         result = await self.compressor.acompress(found, query, **options)
-        return await loop.run_in_executor(self._reading, self._answer, query, found, result, seconds)
+        answer = await loop.run_in_executor(self._retrieving, self._prepare, query, found, result, seconds)
+        if isinstance(self.reader, Reader):
+            return replace(answer, text=await self.reader.agenerate(answer.parts, max_new_tokens=self.max_new_tokens))
+        return (await loop.run_in_executor(self._reading, self._read, [answer]))[0]
 
-    def _answer(self, query: str, found: list[Passage], result: CompressionResult, seconds: float) -> Answer:
+    def _prepare(self, query: str, found: list[Passage], result: CompressionResult, seconds: float) -> Answer:
+        """The answer but for its text."""
         answer = Answer(query, found, result, seconds, result.seconds)
-        if self.reader is None:
+        if self.reader_budget is None or not isinstance(self.reader, Reader):
             return answer
-        return Answer(query, found, result, seconds, result.seconds, self.reader(answer.prompt))
+        ids = [passage.id for passage in result.passages if passage.original.strip()]  # blank texts have no summaries
+        summaries = self.index.summaries(ids, self.fingerprint) if self.fingerprint is not None else []  # type: ignore[attr-defined]
+        allocation = allocate(
+            result,
+            {summary.id: summary for summary in summaries},
+            budget=self.reader_budget,
+            count_tokens=self.reader.count_tokens,
+            form=self.form,
+        )
+        return replace(answer, allocation=allocation)
+
+    def _read(self, compressed: Sequence[Answer]) -> list[Answer]:
+        if self.reader is None:
+            return list(compressed)
+        if isinstance(self.reader, Reader):
+            prompts = [answer.parts for answer in compressed]
+            texts = self.reader.generate_many(prompts, max_new_tokens=self.max_new_tokens)
+        else:
+            texts = [self.reader(answer.prompt) for answer in compressed]
+        return [replace(answer, text=text) for answer, text in zip(compressed, texts, strict=True)]

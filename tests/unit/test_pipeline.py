@@ -3,10 +3,15 @@
 import asyncio
 import threading
 
+import numpy as np
 import pytest
 
-from ctxcompress_integrations import CompressedIndex, Passage, Pipeline, TextCompressor
+from ctxcompress_integrations import CompressedIndex, Passage, Pipeline, SummaryVectors, TextCompressor
+from ctxcompress_integrations.errors import SummaryMismatchError
+from ctxcompress_integrations.readers.chat import TextReader
+from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.testing.tiny import tiny_decoder
 
 
 class Words:
@@ -78,3 +83,83 @@ async def test_slow_readers_wait_side_by_side(pipeline):
     reading = Pipeline(pipeline.index, pipeline.compressor, reader=lambda _: str(together.wait(timeout=20)))
     answers = await asyncio.gather(*(reading.aask(f"What is {thing}?") for thing in ("steam", "rain", "oxygen")))
     assert sorted(answer.text for answer in answers) == ["0", "1", "2"]
+
+
+class Summarized(CompressedIndex):
+    """An index that has summaries of every passage but those left out."""
+
+    made_by = "fingerprint"
+
+    def summaries(self, ids, fingerprint):
+        if fingerprint != self.made_by:
+            raise SummaryMismatchError(f"there are no summaries by {fingerprint!r}")
+        return [self.vectors[id_] for id_ in ids]
+
+
+@pytest.fixture
+def summarized(tmp_path, sample_passages):
+    model, tokenizer = tiny_decoder("llama", n_positions=4096)
+    reader = HFReader(model, tokenizer)
+    passages = [Passage(p["id"], p["text"], metadata=p["metadata"]) for p in sample_passages[:30]]
+    rng = np.random.default_rng(0)
+    with Summarized.create(tmp_path / "x.index", embedder=Words()) as index:
+        index.add(passages)
+        index.vectors = {
+            p.id: SummaryVectors(p.id, rng.normal(size=(6, 32)).astype(np.float32), "fingerprint", reader.identity, 9)
+            for p in passages
+        }
+        yield index, reader
+
+
+async def test_a_reader_gets_text_and_vectors_within_its_budget(summarized):
+    index, reader = summarized
+    settings = {"k": 5, "reader": reader, "max_new_tokens": 6}
+    compressor = TextCompressor(Lexical(), keep_ratio=0.3)
+    mixed = Pipeline(index, compressor, **settings, fingerprint="fingerprint", reader_budget=400)
+    answer = mixed.ask("Who were the Normans?")
+    assert {share.form for share in answer.allocation.shares} == {"vectors", "pruned"}
+    assert 0 < answer.allocation.n_positions <= 400
+    assert sum(isinstance(part, SummaryVectors) for part in answer.parts) == sum(
+        share.form == "vectors" for share in answer.allocation.shares
+    )
+    assert answer.parts[0].startswith("Answer from these passages only")
+    assert answer.parts[-1].endswith("Question: Who were the Normans?\nAnswer:")
+    assert answer.text == reader.generate(answer.parts, max_new_tokens=6)
+    assert reader.positions(answer.parts) < reader.positions([answer.prompt])
+
+    questions = ["Who were the Normans?", "What is a steam engine?"]
+    many, later = mixed.ask_many(questions), await asyncio.gather(*map(mixed.aask, questions))
+    assert [a.text for a in many] == [a.text for a in later]
+    assert many[0].text == answer.text
+    assert [a.allocation.shares for a in many] == [a.allocation.shares for a in later]
+
+    roomy = Pipeline(index, compressor, **settings, fingerprint="fingerprint", reader_budget=3500).ask("Who?")
+    assert {share.form for share in roomy.allocation.shares} == {"full"}
+    text = Pipeline(index, compressor, **settings).ask("Who were the Normans?")
+    assert text.allocation is None
+    assert text.text == reader.generate([text.prompt], max_new_tokens=6)
+    with pytest.raises(SummaryMismatchError, match="'another'"):
+        Pipeline(index, compressor, **settings, fingerprint="another", reader_budget=400).ask("Who?")
+
+
+def test_a_reader_of_text_gets_text_after_one_warning(summarized):
+    index, _ = summarized
+    reader = TextReader(lambda prompt: prompt[-7:], count_tokens=lambda text: len(text.split()))
+    compressor = TextCompressor(Lexical(), keep_ratio=0.3)
+    with pytest.warns(UserWarning, match="TextReader reads text only") as caught:
+        pipeline = Pipeline(index, compressor, k=5, reader=reader, fingerprint="fingerprint", reader_budget=90)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    for answer in pipeline.ask_many(["Who were the Normans?", "What is steam?"]):
+        assert answer.text == "Answer:"
+        assert {share.form for share in answer.allocation.shares} <= {"pruned", "full", "left out"}
+        assert answer.allocation.n_positions <= 90
+
+
+def test_settings_that_cannot_be_meant(summarized):
+    index, reader = summarized
+    compressor = TextCompressor(Lexical(), keep_ratio=0.3)
+    with pytest.raises(ValueError, match="reader_budget=9 needs a Reader"):
+        Pipeline(index, compressor, reader=str, reader_budget=9)
+    with pytest.raises(ValueError, match="give reader_budget="):
+        Pipeline(index, compressor, reader=reader, fingerprint="f")

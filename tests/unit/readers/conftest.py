@@ -11,10 +11,10 @@ from ctxcompress_integrations.testing.tiny import tiny_decoder
 HEAD, TAIL = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
 
 
-def make_summary(model, id="p", m=5, *, seed=0, adapter=None, dtype=np.float32, reader=None):
+def make_summary(model, name="p", m=5, *, seed=0, adapter=None, dtype=np.float32, reader=None):
     width = model.get_input_embeddings().weight.shape[1]
     vectors = np.random.default_rng(seed).normal(0, 0.3, (m, width)).astype(dtype)
-    return SummaryVectors(id, vectors, "fingerprint", reader or weights_digest(model), 40, adapter)
+    return SummaryVectors(name, vectors, "fingerprint", reader or weights_digest(model), 40, adapter)
 
 
 def rows_by_hand(model, tokenizer, parts):
@@ -26,13 +26,11 @@ def rows_by_hand(model, tokenizer, parts):
             text += part
             continue
         text += TAIL if part is None else ""
-        for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
-            rows.append(table(torch.tensor([token]))[0])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows += [table(torch.tensor([token]))[0] for token in ids]
+        vectors = [] if part is None else part.vectors
+        rows += [torch.tensor(np.asarray(vector)).to(table.weight.dtype) for vector in vectors]
         text = ""
-        for vector in [] if part is None else part.vectors:
-            rows.append(
-                torch.as_tensor(vector.copy() if isinstance(vector, np.ndarray) else vector).to(table.weight.dtype)
-            )
     return torch.stack(rows)
 
 

@@ -27,7 +27,7 @@ def test_vectors_become_text_with_one_warning(model, twin):
         warnings.simplefilter("error")
         assert reader.generate([a]) == "yes"
     with pytest.warns(UserWarning, match="reads text only"):
-        assert TextReader(str.upper, texts=lambda id: f"<{id}>").generate(["x", b]) == "X<B>"
+        assert TextReader(str.upper, texts=lambda name: f"<{name}>").generate(["x", b]) == "X<B>"
 
 
 @pytest.mark.parametrize("texts", [None, {"other": "x"}, lambda _: None])

@@ -61,15 +61,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, server, body):
         is_chat = self.path == "/v1/chat/completions"
-        if server.refusal and (is_chat or server.refusal[0] != "chat"):
-            content = body["messages"][0]["content"] if is_chat else []
-            if server.refusal[0] != "chat" or not isinstance(content, str):
-                return self.send(server.refusal[1], server.refusal[2], server.refusal[3:])
-        if server.raw is not None:
-            return self.send(200, server.raw)
-        if not body.get("stream"):
+        has_vectors = is_chat and not isinstance(body["messages"][0]["content"], str)
+        if server.refusal and (has_vectors or server.refusal[0] == "all"):
+            self.send(server.refusal[1], server.refusal[2], server.refusal[3:])
+        elif server.raw is not None:
+            self.send(200, server.raw)
+        elif body.get("stream"):
+            self.stream(server, is_chat)
+        else:
             choice = {"message": {"role": "assistant", "content": ANSWER}} if is_chat else {"text": ANSWER}
-            return self.send(200, json.dumps({"choices": [{"index": 0, **choice}]}))
+            self.send(200, json.dumps({"choices": [{"index": 0, **choice}]}))
+
+    def stream(self, server, is_chat):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()

@@ -1,0 +1,177 @@
+"""One budget of reader positions over a retrieved set: text for the best passages, summary vectors for the others.
+
+The idea is REFRAG's (arXiv:2509.01092): expand what matters, keep the rest compressed. The rule here learns nothing:
+
+1. Every passage that has vectors gets them, best first. Where its text, pruned or whole, takes no more positions than
+   its vectors, the text travels instead: vectors are for saving positions.
+2. Then passages get their pruned text, best first.
+3. Then they get their full text, best first, so that a set that fits as it is travels as it is.
+
+These are the steps of one ladder, the same for every budget; the budget decides how many are taken. More budget
+therefore never takes anything from a passage. Best is what the compressor says (:meth:`CompressionResult.reranked`);
+without its opinion, the order of retrieval. Passages travel in that order, numbered as they were retrieved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from ctxcompress_integrations.records import (
+    PASSAGE_SEPARATOR,
+    CompressedPassage,
+    CompressionResult,
+    SummaryVectors,
+)
+from ctxcompress_integrations.text.budget import Meter, as_counter
+from ctxcompress_integrations.text.parts import Part, count_positions
+
+Allowed: TypeAlias = Literal["mixed", "text", "vectors"]
+Form: TypeAlias = Literal["left out", "vectors", "pruned", "full"]
+FORMS: tuple[Form, ...] = get_args(Form)
+"""Poorest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one passage got.
+
+    Attributes:
+        id: of the passage.
+        form: how it travels.
+        cost: its positions, label included; 0 when it was left out.
+    """
+
+    id: str
+    form: Form
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A retrieved set as a reader will see it.
+
+    Attributes:
+        shares: of each passage, in order of retrieval.
+        parts: texts and vectors, numbered "[1] Title: ..." by place in the retrieved set, a blank line between.
+        n_positions: that the parts take, counted exactly; at most the budget.
+    """
+
+    shares: tuple[Share, ...]
+    parts: tuple[Part, ...]
+    n_positions: int
+
+
+def allocate(
+    result: CompressionResult,
+    summaries: Mapping[str, SummaryVectors],
+    *,
+    budget: int,
+    count_tokens: Any,
+    form: Allowed = "mixed",
+) -> Allocation:
+    """Decide in which form each passage of a compressed request travels.
+
+    Args:
+        result: the passages, with what the compressor kept of each.
+        summaries: vectors by passage id; a passage without is text or left out.
+        budget: reader positions for all of it, labels and separators included; never exceeded.
+        count_tokens: the reader's tokenizer, or a function ``str -> int``.
+        form: "mixed"; "text" or "vectors" for one of them alone.
+
+    Raises:
+        ValueError: a budget below 1 or an unknown form.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be an int >= 1, got {budget!r}")
+    if form not in get_args(Allowed):
+        raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
+    return _Set(result, summaries, Meter(as_counter(count_tokens)), form).within(budget)
+
+
+def label(number: int, passage: CompressedPassage) -> str:
+    """What stands before a passage: "[2] " or "[2] Title: "."""
+    return f"[{number}] {passage.title}: " if passage.title else f"[{number}] "
+
+
+class _Set:
+    """The passages of one request, in every form."""
+
+    def __init__(
+        self, result: CompressionResult, summaries: Mapping[str, SummaryVectors], meter: Meter, allowed: Allowed
+    ) -> None:
+        self.passages, self.meter, self.allowed = result.passages, meter, allowed
+        self.vectors = [summaries.get(p.id) if allowed != "text" else None for p in self.passages]
+        places = {p.id: i for i, p in enumerate(self.passages)}
+        self.ranking = [places[p.id] for p in result.reranked()]
+
+    def within(self, budget: int) -> Allocation:
+        """The highest state of the ladder that fits."""
+        states = list(self._states())
+        # the last state is exact by its joined count alone: what fits as it is must not be cut for a token of rounding
+        fitting = (
+            s for s in reversed(states) if (s is states[-1] or self._sum(s) <= budget) and self._count(s) <= budget
+        )
+        forms = next(fitting, states[0])
+        costs = [self._cost(i, form) for i, form in enumerate(forms)]
+        shares = map(Share, (p.id for p in self.passages), forms, costs)
+        return Allocation(tuple(shares), self._parts(forms), self._count(forms))
+
+    def _states(self) -> Iterator[list[Form]]:
+        forms: list[Form] = ["left out"] * len(self.passages)
+        yield list(forms)
+        for i, form in self._steps():
+            if FORMS.index(form) > FORMS.index(forms[i]):
+                forms[i] = form
+                yield list(forms)
+
+    def _steps(self) -> Iterator[tuple[int, Form]]:
+        for i in self.ranking:
+            if self.vectors[i] is not None:
+                yield i, self._cheapest(i)
+        if self.allowed == "vectors":
+            return
+        for i in self.ranking:
+            if self.passages[i].text:
+                yield i, "full" if self.passages[i].text == self.passages[i].original else "pruned"
+        for i in self.ranking:
+            if self.passages[i].original:
+                yield i, "full"
+
+    def _cheapest(self, i: int) -> Form:
+        """The richest form that takes no more positions than the vectors."""
+        cheap: list[Form] = ["vectors"]
+        if self.allowed == "mixed":
+            texts: dict[Form, str] = {"pruned": self.passages[i].text, "full": self.passages[i].original}
+            cheap += [f for f, text in texts.items() if text and self._cost(i, f) <= self._cost(i, "vectors")]
+        return cheap[-1]
+
+    def _piece(self, i: int, form: Form) -> tuple[str, SummaryVectors | None]:
+        passage = self.passages[i]
+        text = {"pruned": passage.text, "full": passage.original}.get(form, "")
+        return label(i + 1, passage) + text, self.vectors[i] if form == "vectors" else None
+
+    def _cost(self, i: int, form: Form) -> int:
+        if form == "left out":
+            return 0
+        text, vectors = self._piece(i, form)
+        return self.meter.count(text) + (vectors.n_vectors if vectors else 0)
+
+    def _sum(self, forms: Sequence[Form]) -> int:
+        """Positions of the passages counted one by one: quick, and seldom less than :meth:`_count`."""
+        n_separators = max(0, sum(form != "left out" for form in forms) - 1)
+        return sum(self._cost(i, form) for i, form in enumerate(forms)) + n_separators * self.meter.separator
+
+    def _count(self, forms: Sequence[Form]) -> int:
+        return count_positions(self._parts(forms), self.meter.count)
+
+    def _parts(self, forms: Sequence[Form]) -> tuple[Part, ...]:
+        parts: list[Part] = [""]
+        for i, form in enumerate(forms):
+            if form == "left out":
+                continue
+            text, vectors = self._piece(i, form)
+            parts[-1] = f"{parts[-1]}{PASSAGE_SEPARATOR if len(parts) > 1 or parts[0] else ''}{text}"
+            parts += [vectors, ""] if vectors else []
+        return tuple(part for part in parts if part)
