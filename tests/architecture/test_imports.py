@@ -100,11 +100,12 @@ except MissingExtraError as error:
     assert f"[{extra}]" in run(code, blocked=[blocked])
 
 
-def test_missing_torch_names_the_extra():
-    code = """
-from ctxcompress_integrations import load_compressor
+@pytest.mark.parametrize("load", ['load_compressor("mini")', 'load_reader("some/model")'])
+def test_missing_torch_names_the_extra(load):
+    code = f"""
+from ctxcompress_integrations import load_compressor, load_reader
 try:
-    load_compressor("mini")
+    {load}
 except ImportError as error:
     print(error)
 """

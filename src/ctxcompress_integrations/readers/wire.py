@@ -85,7 +85,7 @@ class Server:
         """
         with self._open(path, body) as response:
             for line in response:
-                field, _, value = line.decode("utf-8").strip().partition(":")
+                field, _, value = line.decode("utf-8", "replace").strip().partition(":")
                 if field != "data":
                     continue  # comments, event names, the blank line between events
                 if value.strip() == "[DONE]":
@@ -94,7 +94,7 @@ class Server:
                     event = json.loads(value)
                 except ValueError as error:
                     raise ReaderError(f"{self.url}{path} sent an event that is no JSON: {value[:80]!r}") from error
-                if "error" in event:
+                if isinstance(event, dict) and "error" in event:
                     raise ReaderError(f"{self.url}{path} broke its answer off: {_reason(value)}")
                 yield event
         raise ReaderError(f"{self.url}{path} closed the connection in the middle of its answer; ask again")

@@ -8,7 +8,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from ctxcompress_integrations.errors import ModelLoadError, SummaryMismatchError, SummaryValueError
+from ctxcompress_integrations.errors import (
+    ModelLoadError,
+    SummaryMismatchError,
+    SummaryValueError,
+    UnsupportedModelError,
+)
 from ctxcompress_integrations.hf.generate import Decoding, streamed
 from ctxcompress_integrations.hf.splice import Splicer, left_padded
 from ctxcompress_integrations.readers import load_reader
@@ -86,8 +91,9 @@ def test_bf16(architecture, twin, monkeypatch):
             rows = torch.cat([rows, model.get_input_embeddings()(torch.tensor([token]))])
 
 
-def test_text_alone_is_read_as_transformers_reads_it(decoder):
-    model, tokenizer = decoder
+@pytest.mark.parametrize("architecture", ["llama_gqa", "qwen2", "mistral", "gemma2", "gpt2", "bloom"])
+def test_text_alone_is_read_as_transformers_reads_it(architecture):
+    model, tokenizer = tiny_decoder(architecture)
     question = "Which animal jumps over the dog, and where is the river?"
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -304,6 +310,13 @@ def test_rope_scaling_gives_more_room():
     assert HFReader(model, tokenizer).max_tokens == 256
     model.config.rope_parameters |= {"rope_type": "dynamic"}
     assert HFReader(model, tokenizer).max_tokens is None
+
+
+def test_models_that_look_ids_up_in_every_layer_are_refused():
+    model, tokenizer = tiny_decoder("llama")
+    model.config.hidden_size_per_layer_input = 8
+    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM looks token ids up in every layer"):
+        HFReader(model, tokenizer)
 
 
 def test_a_reader_in_training_mode_is_left_in_it(twin):
