@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Span,
         SummaryVectors,
     )
+    from ctxcompress_integrations.summarizers import load_summarizer
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "SummaryVectors": "records",
     "TextCompressor": "compressor",
     "load_compressor": "loading",
+    "load_summarizer": "summarizers",
 }
 __all__ = [
     "Answer",
@@ -48,6 +50,7 @@ __all__ = [
     "SummaryVectors",
     "TextCompressor",
     "load_compressor",
+    "load_summarizer",
 ]
 
 

