@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import UnsupportedModelError, WeightsMismatchError
@@ -97,7 +97,7 @@ def autocompressor(folder: Path, *, device: Any, dtype: Any) -> tuple[Any, Any, 
     return model.to(device).eval(), tokenizer, summary
 
 
-def icae(path: Path, base: nn.Module) -> PublishedIcae:
+def icae(path: Path, base: Any) -> PublishedIcae:
     """An ICAE checkpoint, V1 (``.pt``) or V2 (``.safetensors``), for ``base``, a decoder LM.
 
     V2 holds ``memory_token_embed.weight`` ``[m + 3, d]``, the last three rows being the tokens <AE>, <LM> and <FT>, and
@@ -129,7 +129,12 @@ def icae(path: Path, base: nn.Module) -> PublishedIcae:
         missing=[_lora_key(*pair) for pair in wanted - given] or ([] if given else ["lora_A"]),
         unexpected=unexpected,
     )
+    ranks = {len(down) for down in matrices["A"].values()}
+    for layer, (n_in, n_out) in layers.items():
+        for side, wanted_shape in (("A", (max(ranks), n_in)), ("B", (n_out, max(ranks)))):
+            _check_shape(path, _lora_key(side, layer), matrices[side][layer], wanted_shape)
     n_memory = len(table) - len(_ICAE_ENDINGS)
+    _check_shape(path, _ICAE_MEMORY, table, (len(table), base.get_input_embeddings().weight.shape[1]))
     return PublishedIcae(
         table[:n_memory].clone(),
         {name: table[n_memory + i].clone() for i, name in enumerate(_ICAE_ENDINGS)},
@@ -191,6 +196,14 @@ def _is_placeholder(value: object) -> bool:
 
 def _lora_key(side: str, layer: str) -> str:
     return f"{_ICAE_BASE}{layer}.lora_{side}.default.weight"
+
+
+def _check_shape(source: Path, key: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != wanted:
+        raise WeightsMismatchError(
+            f"the tensor {key!r} of {source} has shape {tuple(tensor.shape)}, {wanted} is needed: is the model the "
+            "one that it was trained on?"
+        )
 
 
 def _complain(source: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:

@@ -22,17 +22,17 @@ class LowRank(nn.Module):
     Args:
         shapes: ``(inputs, outputs)`` of each layer, by its dotted name in that model.
         rank: of the updates.
-        scale: factor on them; LoRA's ``alpha / rank``.
+        alpha: LoRA's; the updates are multiplied by ``alpha / rank``.
 
     Raises:
         ValueError: a rank below 1, or no layer at all.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], *, rank: int, scale: float) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], *, rank: int, alpha: float) -> None:
         super().__init__()
         if rank < 1 or not shapes:
             raise ValueError(f"low-rank updates need rank >= 1 and at least one layer, got {rank} and {len(shapes)}")
-        self.rank, self.scale, self.shapes = rank, scale, dict(shapes)
+        self.rank, self.alpha, self.shapes = rank, alpha, dict(shapes)
         # a parameter's name must not contain a dot
         self.down = nn.ParameterDict({_key(name): torch.empty(rank, n_in) for name, (n_in, _) in shapes.items()})
         self.up = nn.ParameterDict({_key(name): torch.zeros(n_out, rank) for name, (_, n_out) in shapes.items()})
@@ -41,7 +41,7 @@ class LowRank(nn.Module):
 
     @classmethod
     def from_matrices(cls, matrices: Mapping[str, tuple[Tensor, Tensor]], *, alpha: float) -> Self:
-        """From ``(down [r, in], up [out, r])`` of each layer, all of one rank; the scale is ``alpha / r``.
+        """From ``(down [r, in], up [out, r])`` of each layer, all of one rank.
 
         Raises:
             ValueError: matrices of different ranks.
@@ -51,7 +51,7 @@ class LowRank(nn.Module):
             raise ValueError(f"low-rank updates of one rank are needed, got {sorted(ranks)}")
         rank = ranks.pop()
         shapes = {name: (down.shape[1], up.shape[0]) for name, (down, up) in matrices.items()}
-        made = cls(shapes, rank=rank, scale=alpha / rank)
+        made = cls(shapes, rank=rank, alpha=alpha)
         for name, (down, up) in matrices.items():
             made.down[_key(name)], made.up[_key(name)] = nn.Parameter(down.clone()), nn.Parameter(up.clone())
         return made
@@ -79,7 +79,7 @@ class LowRank(nn.Module):
         down, up = self.down[_key(name)], self.up[_key(name)]
 
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            wide: Tensor = F.linear(F.linear(inputs[0].to(down.dtype), down), up) * self.scale
+            wide: Tensor = F.linear(F.linear(inputs[0].to(down.dtype), down), up) * (self.alpha / self.rank)
             return output + wide.to(output.dtype)
 
         return add

@@ -104,7 +104,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
             raise ValueError(f"n_memory must be >= 1, got {n_memory!r}")
         table = model.get_input_embeddings().weight
         drawn = torch.randn(n_memory + 3, table.shape[1], device=table.device) * table.std().float()
-        adapter = LowRank(linear_layers(base_of(model), set(layers)), rank=rank, scale=alpha / rank).to(table.device)
+        adapter = LowRank(linear_layers(base_of(model), set(layers)), rank=rank, alpha=alpha).to(table.device)
         memory, endings = drawn[:-3], dict(zip(("ae", "lm", "ft"), drawn[-3:], strict=True))
         module = MemoryWriter(memory, endings, adapter)
         return cls(model, tokenizer, module, tokens_per_slot=tokens_per_slot, has_bos=has_bos)
@@ -144,7 +144,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
             "n_memory": self.n_memory,
             "endings": endings,
             "rank": adapter.rank,
-            "scale": adapter.scale,
+            "alpha": adapter.alpha,
             "shapes": shapes,
         }
 
@@ -155,7 +155,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
         return MemoryWriter(
             torch.zeros(sizes["n_memory"], width),
             {name: torch.zeros(width) for name in sizes["endings"]},
-            LowRank(shapes, rank=sizes["rank"], scale=sizes["scale"]),
+            LowRank(shapes, rank=sizes["rank"], alpha=sizes["alpha"]),
         )
 
     @property
