@@ -57,7 +57,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> No
     Raises:
         WeightsMismatchError: naming ``source`` and the first name that does not fit.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_names(tensors, {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, source=source)
+    module.load_state_dict(dict(tensors))
+
+
+def check_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+    """``WeightsMismatchError`` naming ``source`` and what is missing, left over or of another shape than ``wanted``."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise WeightsMismatchError(f"{source} lacks the tensor {name!r}")
@@ -65,9 +70,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> No
             raise WeightsMismatchError(f"{source} has a tensor that does not belong there: {name!r}")
         if tuple(tensors[name].shape) != wanted[name]:
             raise WeightsMismatchError(
-                f"the tensor {name!r} of {source} has shape {tuple(tensors[name].shape)}, {wanted[name]} is needed"
+                f"the tensor {name!r} of {source} has shape {tuple(tensors[name].shape)}, {wanted[name]} is needed: is "
+                "the model the one that it was trained on?"
             )
-    module.load_state_dict(dict(tensors))
 
 
 def save(

@@ -20,10 +20,11 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from ctxcompress_integrations.hf import published, summary_weights
+from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
+from ctxcompress_integrations.hf.published import autocompressor as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, refuse
 
@@ -106,7 +107,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         name = DEFAULT_MODEL if model is None else model
         if weights is None:
             target = resolve_device(device)
-            llama, tokenizer, tokens = published.autocompressor(
+            llama, tokenizer, tokens = published.load(
                 checkpoint_path(name), device=target, dtype=resolve_dtype(dtype, target)
             )
             module = SummaryTokens(tokens).to(llama.get_input_embeddings().weight)

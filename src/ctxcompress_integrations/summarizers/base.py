@@ -203,7 +203,8 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         versions = tuple(parameter._version for parameter in self.module.parameters())
         if self._trained is None or self._trained[0] != versions:
             self._trained = versions, weights_digest(self.module)
-        return {"method": self.name, "config": self.config, "weights": self._trained[1], **self.bases}
+        made = {"method": self.name, "config": self.config, "module": self.sizes}
+        return made | {"weights": self._trained[1]} | self.bases
 
     def count_vectors(self, n_tokens: int) -> int:
         if n_tokens < 1:

@@ -3,7 +3,7 @@
 A passage is cut into the fewest equal segments of at most ``m * ratio`` tokens; each is read as ``[segment; m memory
 tokens]``, and the last hidden states at the memory tokens are its vectors. Segments know nothing of each other.
 
-The published checkpoints, whose layout :func:`~ctxcompress_integrations.hf.published.icae` describes: V1 on
+The published checkpoints, whose layout :mod:`~ctxcompress_integrations.hf.published.icae` describes: V1 on
 Llama-2-7b-chat (rank 128, 512 tokens; here longer passages are cut as V2 does), V2 on Mistral-7B-Instruct-v0.2 (rank
 512). Both have ``alpha = 32``, start a passage with BOS, and put the trained token <FT> between memory and question in
 the fine-tuned form, <AE> in the pretrained one: ``ending="ft"`` closes each passage with it. Their codes extend the
@@ -19,17 +19,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ctxcompress_integrations.hf import published, summary_weights
+from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base, base_of
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
+from ctxcompress_integrations.hf.published import icae as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers
 from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse
 
 DEFAULT_MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
 DEFAULT_WEIGHTS = "sggetao/icae/mistral_7b_ft_icae.safetensors"
-PUBLISHED_ALPHA = 32.0
-"""LoRA's alpha of both published versions; it is not in their files."""
 
 
 class MemoryWriter(nn.Module):
@@ -88,7 +87,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
         n_memory: int = 128,
         tokens_per_slot: int = 4,
         rank: int = 128,
-        alpha: float = PUBLISHED_ALPHA,
+        alpha: float = published.ALPHA,
         layers: Sequence[str] = ("q_proj", "v_proj"),
         has_bos: bool = True,
     ) -> Self:
@@ -130,9 +129,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
         if summary_weights.is_ours(path):
             held = summary_weights.read(path, method=cls.name)
             return cls.restored(held, decoder, tokenizer, {"ending": ending})
-        memory, endings, matrices = published.icae(path, decoder)
-        adapter = LowRank.from_matrices(matrices, alpha=PUBLISHED_ALPHA)
-        module = MemoryWriter(memory, endings, adapter).to(decoder.get_input_embeddings().weight).eval()
+        module = MemoryWriter(*published.load(path, decoder)).to(decoder.get_input_embeddings().weight).eval()
         return cls(decoder, tokenizer, module, ending=ending)
 
     @property

@@ -5,7 +5,7 @@ The reader itself does not run: its input embeddings of the passage go through a
 equal chunks, each of which becomes ``m`` digests. Cheap enough for question time, when a passage has no summary yet.
 
 The published checkpoint ``wonderful9462/IC-Former`` (3 blocks, ``m = 128``, for Llama-2-7b) is read as
-:func:`~ctxcompress_integrations.hf.published.icformer` describes. Its pretraining (autoencoding) started a passage with
+:mod:`~ctxcompress_integrations.hf.published.icformer` describes. Its pretraining (autoencoding) started a passage with
 BOS and closed it with the trained token <AE>; its fine-tuning left BOS to the prompt and closed with <FT>.
 """
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ctxcompress_integrations.hf import published, summary_weights
+from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.load import checkpoint_path, load_decoder
+from ctxcompress_integrations.hf.published import icformer as published
 from ctxcompress_integrations.hf.states import embed
 from ctxcompress_integrations.nn.digest import DigestEncoder
 from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse
@@ -122,10 +123,8 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         if not path.is_dir():
             held = summary_weights.read(path, method=cls.name)
             return cls.restored(held, decoder, tokenizer, {"ending": ending})
-        sizes, tensors, endings = published.icformer(path)
-        module = DigestWriter(DigestEncoder(**sizes), endings)
-        summary_weights.fill(module.encoder, tensors, source=str(path))
-        module.to(decoder.get_input_embeddings().weight).eval()
+        encoder, endings = published.load(path)
+        module = DigestWriter(encoder, endings).to(decoder.get_input_embeddings().weight).eval()
         return cls(decoder, tokenizer, module, has_bos="ft" not in endings, ending=ending)
 
     @property

@@ -205,7 +205,7 @@ LAST_UP = "icae.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.
 @pytest.mark.parametrize(
     ("drop", "add", "message"),
     [
-        ("memory_token_embed.weight", {}, "lacks the tensor 'memory_token_embed.weight'"),
+        ("memory_token_embed.weight", {}, "no 'memory_token_embed.weight' of more than 3 rows"),
         (LAST_UP, {}, f"lacks the tensor '{LAST_UP}'"),
         (None, {"memory_head.dense_in.weight": torch.zeros(2, 2)}, "does not belong there: 'memory_head.dense_in"),
         (None, {"icae.base_model.model.lm_head.weight": torch.ones(2, 2)}, "does not belong there: .*lm_head"),

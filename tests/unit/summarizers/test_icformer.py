@@ -233,7 +233,7 @@ MISSING = "encoder.layers.1.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        ({"drop": [MISSING]}, WeightsMismatchError, "lacks the tensor 'layers.1.up.weight'"),
+        ({"drop": [MISSING]}, WeightsMismatchError, "lacks the tensor 'encoder.layers.1.mlp.up_proj.weight'"),
         (
             {"add": {"encoder.layers.1.self_attn.q_proj.weight": torch.zeros(2)}},
             WeightsMismatchError,
