@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Span,
         SummaryVectors,
     )
+    from ctxcompress_integrations.summarizers import load_summarizer
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "TextCompressor": "compressor",
     "load_compressor": "loading",
     "load_reader": "readers",
+    "load_summarizer": "summarizers",
 }
 __all__ = [
     "Answer",
@@ -51,6 +53,7 @@ __all__ = [
     "TextCompressor",
     "load_compressor",
     "load_reader",
+    "load_summarizer",
 ]
 
 

@@ -46,6 +46,7 @@ def test_public_names_are_these():
         "TextCompressor",
         "load_compressor",
         "load_reader",
+        "load_summarizer",
     ]
     for name in ctxcompress_integrations.__all__:
         assert getattr(ctxcompress_integrations, name).__name__ == name

@@ -49,13 +49,8 @@ def examine() -> dict[str, Any]:
     report: dict[str, Any] = {"ctxcompress": __version__, "python": platform.python_version(), "packages": packages}
     if find_spec("torch") is not None and find_spec("transformers") is not None:
         from ctxcompress_integrations.errors import ModelLoadError
-        from ctxcompress_integrations.hf.load import (
-            check_mini,
-            cpu_has_bf16,
-            mini_folder,
-            resolve_device,
-            resolve_dtype,
-        )
+        from ctxcompress_integrations.hf.device import cpu_has_bf16, resolve_device, resolve_dtype
+        from ctxcompress_integrations.hf.load import check_mini, mini_folder
 
         device = resolve_device("auto")
         report |= {

@@ -24,7 +24,8 @@ import torch
 
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.hf.attention import eager_attention, trigger_rows
-from ctxcompress_integrations.hf.load import random_decoder, resolve_device
+from ctxcompress_integrations.hf.device import resolve_device
+from ctxcompress_integrations.hf.load import random_decoder
 
 SHAPE = {
     "vocab_size": 151936,

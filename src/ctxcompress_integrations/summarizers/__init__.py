@@ -1,1 +1,74 @@
-"""Passage -> summary vectors, one file per method."""
+"""Passage -> summary vectors, one file per method. ``load_summarizer`` goes from a name to a summarizer.
+
+Third parties register a class under the entry-point group ``ctxcompress_integrations.summarizers``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.summarizers.base import Summarizer
+
+ENTRY_POINTS = "ctxcompress_integrations.summarizers"
+_BUILT_IN = {
+    "autocompressor": "ctxcompress_integrations.summarizers.autocompressor:AutoCompressor",
+    "icae": "ctxcompress_integrations.summarizers.icae:Icae",
+    "icformer": "ctxcompress_integrations.summarizers.icformer:IcFormer",
+    "pooled": "ctxcompress_integrations.summarizers.pooled:Pooled",
+}
+
+
+def available_summarizers() -> list[str]:
+    """Names that :func:`summarizer_class` knows, other packages' included."""
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def summarizer_class(name: str) -> type[Summarizer]:
+    """The class registered under ``name``; ``ValueError`` with the known names when there is none."""
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found: type[Summarizer] = getattr(import_module(module), attribute)
+        return found
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            loaded: type[Summarizer] = point.load()
+            return loaded
+    raise ValueError(f"there is no summarizer {name!r}; known names: {', '.join(available_summarizers())}")
+
+
+def load_summarizer(
+    name: str,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    prefix: str | None = None,
+    ending: str | None = None,
+    reader: str | None = None,
+) -> Summarizer:
+    """A registered summarizer, loaded.
+
+    Args:
+        name: "autocompressor", "icae", "icformer", "pooled" or a name that another package registered.
+        model: name or folder of the LM that runs: the reader itself, or the encoder of "pooled". None for the model of
+            the published weights, where there are some. For built objects construct the summarizer.
+        weights: what was trained: a file that ``save`` wrote, or a published checkpoint; a path, "owner/repository" or
+            "owner/repository/file" of the hub. "autocompressor" finds it beside its model.
+        device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
+        prefix: of "autocompressor": "document" accumulates over the segments of a passage, "empty" does not.
+        ending: of "icae" and "icformer": the trained token that closes each passage's vectors: "ae", "lm" or "ft".
+        reader: of "pooled": the reader's name, where its tokenizer is not the encoder's; only the tokenizer is loaded.
+
+    Raises:
+        ValueError: unknown name, an argument that this summarizer does not take, or lacks.
+        ModelLoadError, WeightsMismatchError: with what cures it.
+    """
+    return summarizer_class(name).load(
+        model=model, weights=weights, device=device, dtype=dtype, prefix=prefix, ending=ending, reader=reader
+    )

@@ -24,9 +24,10 @@ from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
 from ctxcompress_integrations.evaluation.runs import Budget, run_method
 from ctxcompress_integrations.hf import mini_weights, trained
+from ctxcompress_integrations.hf.device import resolve_device
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.encoder import TextEncoder
-from ctxcompress_integrations.hf.load import MINI, load_encoder, resolve_device
+from ctxcompress_integrations.hf.load import MINI, load_encoder
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.scorers.mini import Mini

@@ -1,0 +1,167 @@
+"""AutoCompressors (arXiv:2305.14788), the encoder of LLoCO (arXiv:2404.07979): a decoder LM that writes summaries.
+
+A document is read in segments of 1536 tokens. Each ends with 50 summary tokens, whose last hidden states are the
+segment's summary vectors, and each begins with the summaries of all segments before it: the model sees
+``[summaries so far; segment; summary tokens]`` at the positions 0, 1, 2 ... Accumulation stays within one passage. What
+a segment's vectors mean then depends on the segments before: they are valid for the document and wrong for a chunk of
+it. ``prefix="empty"`` reads every segment without a prefix, and each one's vectors stand on their own.
+
+The published checkpoint ``princeton-nlp/AutoCompressor-Llama-2-7b-6k`` is a Llama with its LoRA merged, under Llama's
+own names, and ``embed_summary.weight`` ``[50, 4096]``; its config adds ``summary_length`` and ``accumulate_summary``.
+Its authors encode without a BOS token. Their code needs flash-attn; nothing in the weights does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ctxcompress_integrations.hf import summary_weights
+from ctxcompress_integrations.hf.borrow import as_base
+from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
+from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
+from ctxcompress_integrations.hf.published import autocompressor as published
+from ctxcompress_integrations.hf.states import embed, final_states
+from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, refuse
+
+DEFAULT_MODEL = "princeton-nlp/AutoCompressor-Llama-2-7b-6k"
+Prefix: TypeAlias = Literal["document", "empty"]
+
+
+class SummaryTokens(nn.Module):
+    """Embeddings ``[m, d]`` of the summary tokens."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(tokens.detach().clone())
+
+
+class AutoCompressor(TokenSummarizer[SummaryTokens]):
+    """Accumulated summaries of segments; reader and encoder are one model.
+
+    Args:
+        model: the decoder LM that was trained for it.
+        tokenizer: its fast tokenizer.
+        module: the summary tokens.
+        prefix: "document" accumulates over the segments of a passage, "empty" does not.
+        segment_tokens: tokens per segment.
+        max_positions: that one forward may take; None for what the model was trained on. LLoCO goes to 5,586 on a model
+            trained on fewer.
+        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says; there are no endings.
+
+    Raises:
+        ValueError: another prefix, or segments that do not fit the model.
+    """
+
+    name: ClassVar[str] = "autocompressor"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        module: SummaryTokens,
+        *,
+        prefix: Prefix = "document",
+        segment_tokens: int = 1536,
+        max_positions: int | None = None,
+        has_bos: bool = False,
+        ending: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        self.max_positions = context_length(model) if max_positions is None else max_positions
+        self.prefix, self.segment_tokens, self.n_summary = prefix, segment_tokens, len(module.tokens)
+        if prefix not in get_args(Prefix):
+            raise ValueError(f"prefix must be 'document' or 'empty', got {prefix!r}")
+        if segment_tokens < 1 or segment_tokens + self.n_summary > self.max_positions:
+            raise ValueError(
+                f"segment_tokens must be in [1, {self.max_positions - self.n_summary}], for a model of "
+                f"{self.max_positions} positions and {self.n_summary} summary tokens, got {segment_tokens!r}"
+            )
+
+    @classmethod
+    def untrained(cls, model: Any, tokenizer: Any, *, n_summary: int = 50, segment_tokens: int = 1536) -> Self:
+        """Summary tokens that start as the end-of-sequence token, for training; their vectors mean nothing yet."""
+        if n_summary < 1:
+            raise ValueError(f"n_summary must be >= 1, got {n_summary!r}")
+        eos = model.get_input_embeddings().weight[tokenizer.eos_token_id]
+        return cls(model, tokenizer, SummaryTokens(eos.expand(n_summary, -1)), segment_tokens=segment_tokens)
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        model: str | None = None,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        prefix: Any = None,
+        ending: str | None = None,
+        reader: str | None = None,
+    ) -> Self:
+        refuse(cls.name, ending=ending, reader=reader)
+        name = DEFAULT_MODEL if model is None else model
+        if weights is None:
+            target = resolve_device(device)
+            llama, tokenizer, tokens = published.load(
+                checkpoint_path(name), device=target, dtype=resolve_dtype(dtype, target)
+            )
+            module = SummaryTokens(tokens).to(llama.get_input_embeddings().weight)
+            return cls(llama, tokenizer, module, prefix="document" if prefix is None else prefix)
+        held = summary_weights.read(checkpoint_path(weights), method=cls.name)
+        return cls.restored(held, *load_decoder(name, device=device, dtype=dtype), {"prefix": prefix})
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"n_summary": self.n_summary}
+
+    @classmethod
+    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> SummaryTokens:
+        return SummaryTokens(torch.zeros(sizes["n_summary"], model.get_input_embeddings().weight.shape[1]))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return super().config | {"prefix": self.prefix, "segment_tokens": self.segment_tokens}
+
+    @property
+    def ratio(self) -> float:
+        return self.segment_tokens / self.n_summary
+
+    @property
+    def max_segments(self) -> int:
+        """Segments of the longest passage under ``prefix="document"``: the last one has to fit behind its prefix."""
+        return (self.max_positions - self.segment_tokens) // self.n_summary
+
+    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+        size, tokens = self.segment_tokens, self.module.tokens
+        summaries: list[list[Tensor]] = [[] for _ in pieces]
+        with as_base(self.model):
+            for start in range(0, max(map(len, pieces)), size):
+                here = [i for i, ids in enumerate(pieces) if start < len(ids)]
+                words = embed(self.model, [pieces[i][start : start + size] for i in here])
+                rows = [torch.cat([*summaries[i], row, tokens.to(row)]) for i, row in zip(here, words, strict=True)]
+                for i, vectors in zip(here, final_states(self.model, rows, self.n_summary), strict=True):
+                    summaries[i].append(vectors)
+        return [torch.cat(of_piece) for of_piece in summaries]
+
+    def _cut(self, n_tokens: int) -> list[int]:
+        n_segments = -(-n_tokens // self.segment_tokens)
+        if self.prefix == "empty":
+            return [min(self.segment_tokens, n_tokens - i * self.segment_tokens) for i in range(n_segments)]
+        if n_segments > self.max_segments:
+            raise ValueError(
+                f"{n_tokens} tokens are {n_segments} segments, and the summaries of {self.max_segments} fill the "
+                f"{self.max_positions} positions of the model; take prefix='empty', cut the document, or raise "
+                "max_positions if the model reads farther"
+            )
+        return [n_tokens]
+
+    def _count(self, n_tokens: int) -> int:
+        return -(-n_tokens // self.segment_tokens) * self.n_summary
+
+    def _width(self, n_tokens: int) -> int:
+        return min(n_tokens, self.segment_tokens) + self._count(n_tokens)

@@ -1,0 +1,180 @@
+"""ICAE (arXiv:2307.06945): a decoder LM wears a LoRA to write a passage into memory, and takes it off to read it.
+
+A passage is cut into the fewest equal segments of at most ``m * ratio`` tokens; each is read as ``[segment; m memory
+tokens]``, and the last hidden states at the memory tokens are its vectors. Segments know nothing of each other.
+
+The published checkpoints, whose layout :mod:`~ctxcompress_integrations.hf.published.icae` describes: V1 on
+Llama-2-7b-chat (rank 128, 512 tokens; here longer passages are cut as V2 does), V2 on Mistral-7B-Instruct-v0.2 (rank
+512). Both have ``alpha = 32``, start a passage with BOS, and put the trained token <FT> between memory and question in
+the fine-tuned form, <AE> in the pretrained one: ``ending="ft"`` closes each passage with it. Their codes extend the
+vocabulary for the ids of these tokens, which here are vectors and need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ctxcompress_integrations.hf import summary_weights
+from ctxcompress_integrations.hf.borrow import as_base, base_of
+from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
+from ctxcompress_integrations.hf.published import icae as published
+from ctxcompress_integrations.hf.states import embed, final_states
+from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers
+from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse
+
+DEFAULT_MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
+DEFAULT_WEIGHTS = "sggetao/icae/mistral_7b_ft_icae.safetensors"
+
+
+class MemoryWriter(nn.Module):
+    """What ICAE trains: memory tokens ``[m, d]``, the vectors ``[d]`` of its task tokens, and the adapter."""
+
+    def __init__(self, memory: Tensor, endings: Mapping[str, Tensor], adapter: LowRank) -> None:
+        super().__init__()
+        self.memory = nn.Parameter(memory.detach().clone())
+        self.endings = nn.ParameterDict(
+            {name: nn.Parameter(vector.detach().clone()) for name, vector in endings.items()}
+        )
+        self.adapter = adapter
+
+
+class Icae(TokenSummarizer[MemoryWriter]):
+    """Memory slots of independent segments; reader and encoder are one model, the reader without the adapter.
+
+    Args:
+        model: a decoder LM.
+        tokenizer: its fast tokenizer.
+        module: what was trained.
+        tokens_per_slot: ``ratio``; a segment has at most ``m`` times as many tokens.
+        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says.
+
+    Raises:
+        ValueError: segments that do not fit the model.
+    """
+
+    name: ClassVar[str] = "icae"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        module: MemoryWriter,
+        *,
+        tokens_per_slot: int = 4,
+        has_bos: bool = True,
+        ending: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        self.n_memory, self.tokens_per_slot = len(module.memory), tokens_per_slot
+        if tokens_per_slot < 1 or self.n_memory * (tokens_per_slot + 1) > context_length(model):
+            raise ValueError(
+                f"tokens_per_slot must be >= 1, and {self.n_memory} memory tokens behind as many times as many tokens "
+                f"must fit the {context_length(model)} positions of the model, got {tokens_per_slot!r}"
+            )
+
+    @classmethod
+    def untrained(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        n_memory: int = 128,
+        tokens_per_slot: int = 4,
+        rank: int = 128,
+        alpha: float = published.ALPHA,
+        layers: Sequence[str] = ("q_proj", "v_proj"),
+        has_bos: bool = True,
+    ) -> Self:
+        """Random memory tokens and an adapter that does nothing yet, for training; their vectors mean nothing.
+
+        Args:
+            n_memory, tokens_per_slot: slots per segment, and tokens per slot.
+            rank, alpha: of the adapter.
+            layers: last names of the linear layers that it is worn on.
+            has_bos: whether a passage starts with BOS.
+        """
+        if n_memory < 1:
+            raise ValueError(f"n_memory must be >= 1, got {n_memory!r}")
+        table = model.get_input_embeddings().weight
+        drawn = torch.randn(n_memory + 3, table.shape[1], device=table.device) * table.std().float()
+        adapter = LowRank(linear_layers(base_of(model), set(layers)), rank=rank, alpha=alpha).to(table.device)
+        memory, endings = drawn[:-3], dict(zip(("ae", "lm", "ft"), drawn[-3:], strict=True))
+        module = MemoryWriter(memory, endings, adapter)
+        return cls(model, tokenizer, module, tokens_per_slot=tokens_per_slot, has_bos=has_bos)
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        model: str | None = None,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        prefix: str | None = None,
+        ending: str | None = None,
+        reader: str | None = None,
+    ) -> Self:
+        refuse(cls.name, prefix=prefix, reader=reader)
+        if model is None and weights is None:
+            model, weights = DEFAULT_MODEL, DEFAULT_WEIGHTS
+        need(cls.name, model=model, weights=weights)
+        decoder, tokenizer = load_decoder(str(model), device=device, dtype=dtype)
+        path = checkpoint_path(str(weights))
+        if summary_weights.is_ours(path):
+            held = summary_weights.read(path, method=cls.name)
+            return cls.restored(held, decoder, tokenizer, {"ending": ending})
+        module = MemoryWriter(*published.load(path, decoder)).to(decoder.get_input_embeddings().weight).eval()
+        return cls(decoder, tokenizer, module, ending=ending)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        adapter = self.module.adapter
+        shapes = {name: list(shape) for name, shape in adapter.shapes.items()}
+        endings = sorted(self.module.endings)
+        return {
+            "n_memory": self.n_memory,
+            "endings": endings,
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "shapes": shapes,
+        }
+
+    @classmethod
+    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> MemoryWriter:
+        width = model.get_input_embeddings().weight.shape[1]
+        shapes = {name: (n_in, n_out) for name, (n_in, n_out) in sizes["shapes"].items()}
+        return MemoryWriter(
+            torch.zeros(sizes["n_memory"], width),
+            {name: torch.zeros(width) for name in sizes["endings"]},
+            LowRank(shapes, rank=sizes["rank"], alpha=sizes["alpha"]),
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return super().config | {"tokens_per_slot": self.tokens_per_slot}
+
+    @property
+    def ratio(self) -> float:
+        return float(self.tokens_per_slot)
+
+    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+        with as_base(self.model), self.module.adapter.worn_by(base_of(self.model)):
+            words = embed(self.model, pieces)
+            return final_states(
+                self.model, [torch.cat([row, self.module.memory.to(row)]) for row in words], self.n_memory
+            )
+
+    def _cut(self, n_tokens: int) -> list[int]:
+        return equal_cuts(n_tokens, self.n_memory * self.tokens_per_slot)
+
+    def _count(self, n_tokens: int) -> int:
+        return self.n_memory
+
+    def _width(self, n_tokens: int) -> int:
+        return n_tokens + self.n_memory

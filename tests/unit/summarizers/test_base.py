@@ -1,0 +1,204 @@
+"""The ladder: what every summarizer promises, whatever its method."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ctxcompress_integrations import Passage, summarizers
+from ctxcompress_integrations.errors import SummaryValueError
+from ctxcompress_integrations.summarizers import available_summarizers, load_summarizer, summarizer_class
+from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
+from ctxcompress_integrations.summarizers.base import Summarizer, equal_cuts
+from ctxcompress_integrations.summarizers.icae import Icae
+from ctxcompress_integrations.summarizers.icformer import IcFormer
+from ctxcompress_integrations.summarizers.pooled import Pooled
+from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_tokenizer
+
+METHODS = ["autocompressor", "icae", "icformer", "pooled"]
+
+
+def untrained(method):
+    model, tokenizer = tiny_decoder("llama", n_layers=1)
+    torch.manual_seed(0)
+    return {
+        "autocompressor": lambda: AutoCompressor.untrained(model, tokenizer, n_summary=2, segment_tokens=10),
+        "icae": lambda: Icae.untrained(model, tokenizer, n_memory=2, tokens_per_slot=5, rank=2),
+        "icformer": lambda: IcFormer.untrained(model, tokenizer, n_digests=2, chunk_tokens=10, n_heads=4, n_inner=8),
+        "pooled": lambda: Pooled.untrained(model, tokenizer, reader=model, pool=5),
+    }[method]()
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestEverySummarizer:
+    def test_one_summary_per_passage(self, method, texts):
+        summarizer = untrained(method)
+        passages = [Passage(f"p{i}", text) for i, text in enumerate(texts)]
+        found = summarizer.summarize(passages)
+        assert [one.id for one in found] == [p.id for p in passages]
+        for one, text in zip(found, texts, strict=True):
+            assert one.vectors.dtype == np.float32
+            assert one.width == 32
+            assert one.n_tokens == len(summarizer.tokenizer(text, add_special_tokens=False)["input_ids"])
+            assert one.n_vectors == summarizer.count_vectors(one.n_tokens)
+            assert one.fingerprint == summarizer.fingerprint
+            assert one.reader == summarizer.identity["reader"]
+            assert one.adapter is None
+        assert summarizer.ratio == 5.0
+        assert summarizer.summarize([]) == []
+        assert json.loads(json.dumps(summarizer.identity)) == summarizer.identity
+
+    def test_equal_texts_run_once_and_share_no_memory(self, method, monkeypatch):
+        summarizer = untrained(method)
+        seen = []
+        encode = summarizer.encode
+        monkeypatch.setattr(summarizer, "encode", lambda pieces: seen.extend(pieces) or encode(pieces))
+        found = summarizer.summarize(["Paris.", "The dog.", "Paris."])
+        assert len(seen) == 2
+        assert [one.id for one in found] == ["0", "1", "2"]
+        found[0].vectors[:] = 7.0
+        assert not (found[2].vectors == 7.0).any()
+
+    def test_bad_passages(self, method, monkeypatch):
+        summarizer = untrained(method)
+        monkeypatch.setattr(summarizer, "encode", lambda pieces: pytest.fail("it ran"))
+        for passages, message in [
+            (["fine", " \n\t"], "the passage '1' has no text"),
+            ([Passage("a", "")], "the passage 'a' has no text"),
+            ([Passage("a", None)], "must be str"),
+            ([3], "must be a Passage or a str, got int"),
+            ("text", "wrap it in a list"),
+            ([Passage("a", "x"), Passage("a", "y")], "'a' occurs twice"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                summarizer.summarize(passages)
+        with pytest.raises(ValueError, match="at least 1 token, got 0"):
+            summarizer.count_vectors(0)
+
+    def test_values_that_are_not_finite_are_named(self, method):
+        summarizer = untrained(method)
+        bad = summarizer.tokenizer("tower")["input_ids"][-1]
+        with torch.no_grad():
+            summarizer.model.get_input_embeddings().weight[bad] = float("nan")
+        with pytest.raises(SummaryValueError, match="summary of the passage 'b' has values that are not finite"):
+            summarizer.summarize([Passage("a", "dog"), Passage("b", "tower")])
+
+    def test_text_that_no_encoding_has(self, method):
+        (one,) = untrained(method).summarize(["half \ud83d of a pair"])
+        assert np.isfinite(one.vectors).all()
+
+    def test_progress_counts_passages(self, method, texts):
+        summarizer = untrained(method)
+        summarizer.batch_tokens = 30
+        calls = []
+        summarizer.summarize([*texts, texts[0]], progress=lambda done, total: calls.append((done, total)))
+        assert {total for _, total in calls} == {6}
+        done = [count for count, _ in calls]
+        assert done == sorted(done)
+        assert done[-1] == 6
+        assert len(done) == 5
+
+    def test_flags_and_gradients_stay(self, method, texts):
+        summarizer = untrained(method)
+        summarizer.model.train()
+        summarizer.module.train()
+        found = summarizer.summarize(texts[:2])
+        assert summarizer.model.training
+        assert summarizer.module.training
+        assert isinstance(found[0].vectors, np.ndarray)
+        ids = [summarizer.tokenizer(texts[1])["input_ids"][:8]]
+        assert all(vectors.requires_grad for vectors in summarizer.encode(ids))
+
+    def test_the_fingerprint_is_of_what_decides_the_values(self, method):
+        summarizer = untrained(method)
+        first = summarizer.fingerprint
+        same = copy.deepcopy(summarizer)
+        same.model.to(torch.bfloat16)
+        same.module.to(torch.bfloat16)
+        same.batch_tokens = 17
+        same.__dict__.pop("bases", None)
+        assert same.fingerprint == first
+        for name, parameter in summarizer.module.named_parameters():
+            other = copy.deepcopy(summarizer)
+            with torch.no_grad():
+                other.module.get_parameter(name)[..., 0] += 1.0
+            assert other.fingerprint != first, name
+            assert parameter is summarizer.module.get_parameter(name)
+        other = copy.deepcopy(summarizer)
+        other.__dict__.pop("bases", None)
+        with torch.no_grad():
+            other.model.get_input_embeddings().weight[0, 0] += 1.0
+        assert other.fingerprint != first
+        other = copy.deepcopy(summarizer)
+        other.__dict__.pop("bases", None)
+        other.tokenizer = tiny_tokenizer("metaspace")
+        assert other.fingerprint != first
+        for name in summarizer.config:
+            other = copy.deepcopy(summarizer)
+            value = getattr(other, name)
+            setattr(other, name, not value if isinstance(value, bool) else 6 if isinstance(value, int) else "else")
+            assert other.fingerprint != first, name
+        assert summarizer.fingerprint == first
+
+
+def test_the_adapters_strength_is_in_the_fingerprint():
+    summarizer = untrained("icae")
+    first = summarizer.fingerprint
+    summarizer.module.adapter.alpha *= 2
+    assert summarizer.fingerprint != first
+
+
+def test_the_reader_is_in_the_fingerprint_of_pooled():
+    summarizer = untrained("pooled")
+    other = Pooled(summarizer.model, summarizer.tokenizer, summarizer.module, reader="0" * 64, pool=5)
+    assert other.fingerprint != summarizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("n", "longest", "multiple", "lengths"),
+    [
+        (1, 512, 1, [1]),
+        (512, 512, 1, [512]),
+        (513, 512, 1, [257, 256]),
+        (5, 2, 1, [2, 2, 1]),
+        (9, 4, 4, [4, 4, 1]),
+        (10, 8, 4, [8, 2]),
+        (17, 12, 3, [9, 8]),
+        (5, 1, 1, [1, 1, 1, 1, 1]),
+        (13, 3, 1, [3, 3, 3, 3, 1]),
+    ],
+)
+def test_equal_cuts(n, longest, multiple, lengths):
+    assert equal_cuts(n, longest, multiple=multiple) == lengths
+
+
+def test_every_cut_is_short_enough_and_nothing_is_lost():
+    for longest in (4, 8, 12):
+        for n in range(1, 200):
+            cuts = equal_cuts(n, longest, multiple=4)
+            assert sum(cuts) == n
+            assert max(cuts) <= longest
+            assert min(cuts) >= 1
+            assert not any(length % 4 for length in cuts[:-1])
+
+
+def test_registry(monkeypatch):
+    assert available_summarizers() == METHODS
+    assert [summarizer_class(name).name for name in METHODS] == METHODS
+    with pytest.raises(ValueError, match="there is no summarizer 'nope'; known names: autocompressor, icae"):
+        load_summarizer("nope")
+
+    class Theirs(Summarizer):
+        name = "theirs"
+
+    class Point:
+        name = "theirs"
+        load = staticmethod(lambda: Theirs)
+
+    monkeypatch.setattr(summarizers, "entry_points", lambda group: [Point])
+    assert summarizer_class("theirs") is Theirs
+    assert "theirs" in available_summarizers()
+    with pytest.raises(NotImplementedError, match="Theirs is built from objects"):
+        load_summarizer("theirs")
