@@ -157,9 +157,10 @@ class SummarizedIndex(ReadableIndex):
         meanwhile.
 
         Args:
-            codec: "fp16" (for a new summarizer), "int8" (half of it, and 4 bytes a vector) or "pq" (less than an eighth); None for what the
-                rows have. Rows in fp16 are coded again to another codec, without the summarizer; others stay as they
-                are. For pq they wait in fp16 until 8192 vectors are there to train the codebook on.
+            codec: "fp16" (for a new summarizer), "int8" (half of it, and 4 bytes a vector) or "pq" (less than an eighth
+                from width 128 on); None for what the rows have. Rows in fp16 are coded again to another codec, without
+                the summarizer; others stay as they are. For pq they wait in fp16 until 8192 vectors are there to train
+                the codebook on.
             batch_size: texts that are computed and committed together.
             repair: read all bytes first, and compute again what damaged or missing shards held.
             progress: called after each batch with the number of texts done and of all; True for a bar.

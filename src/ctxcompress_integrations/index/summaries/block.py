@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from ctxcompress_integrations.index.summaries.codecs import Codec, Columns, rela
 
 
 class Summary(NamedTuple):
-    """One text's vectors ``[m, d]`` on their way in or out; ``text_sha256`` has 32 bytes."""
+    """One text's vectors ``[m, d]`` on their way in (float32) or out; ``text_sha256`` has 32 bytes."""
 
     text_sha256: bytes
-    vectors: NDArray[np.float32]
+    vectors: Any  # NDArray[np.float16 | np.float32], or a torch tensor where a device was asked for
     n_tokens: int
 
 

@@ -151,8 +151,8 @@ class SummaryStore:
             part = {key: summary for key, summary in missing.items() if summary.vectors.dtype == dtype}
             tensors = to_device([summary.vectors for summary in part.values()], device)
             for (key, summary), tensor in zip(part.items(), tensors, strict=True):
-                found[key] = summary._replace(vectors=tensor)
-                self.device.put((device, places[key]), found[key], summary.vectors.nbytes)
+                found[key] = moved = summary._replace(vectors=tensor)
+                self.device.put((device, places[key]), moved, summary.vectors.nbytes)
         return {key: summary for key, summary in found.items() if summary is not None}
 
     def _shard(self, number: int) -> Shard:

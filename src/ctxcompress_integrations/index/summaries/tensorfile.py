@@ -54,7 +54,7 @@ def write(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Written:
     text += b" " * (-len(text) % 8)
     digest, size = hashlib.sha256(), 0
     parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
-    parts += (memoryview(np.ascontiguousarray(tensor)) for _, tensor in ordered)
+    parts += (np.ascontiguousarray(tensor).data for _, tensor in ordered)
     with replacing(path) as file:
         for part in parts:
             digest.update(part)
