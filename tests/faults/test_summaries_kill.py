@@ -138,7 +138,7 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
         index.add([Passage(str(n % 90), f"text {start} {n // 2}", metadata={}) for n in range(start, stop)])
 
     def build():
-        index.build_summaries(summarizer, codec=codec, batch_size=5, progress=progress)
+        index.build_summaries(summarizer, codec=codec, batch_size=8, progress=progress)
 
     summarizer = child.HashSummarizer()
     with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
@@ -160,7 +160,7 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
         index._summaries._catalogue._db._db.set_trace_callback(None)
         assert index.summary_info()[0].rows.keys() == {codec}
     child.small_shards()
-    assert len(crashes) > 35  # all different
+    assert len(crashes) > 25  # all different
     for target, finished in crashes:
         contents(target, codec, read_only=True)
         with CompressedIndex.open(target, embedder=child.HashEmbedder()) as index:
@@ -169,7 +169,7 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
             assert not {key(text) for text in again.computed} & finished
             assert index.summary_info()[0].n_missing == 0
             index.compact()
-        contents(target, codec)
+            assert index.verify() == []
         shutil.rmtree(target)
 
 
@@ -180,10 +180,10 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
     """Each step fails once, as on a full disk; everything after it goes on as if nothing had been."""
     n_failed, summarizer = 0, child.HashSummarizer()
     with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
-        index.add([Passage(str(n), f"text {n}") for n in range(30)])
+        index.add([Passage(str(n), f"text {n}") for n in range(12)])
 
         def work():
-            index.build_summaries(summarizer, batch_size=5)
+            index.build_summaries(summarizer, batch_size=2)
             index.drop_summaries()
 
         real = getattr(os, function.removeprefix("os."))
@@ -208,7 +208,7 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
             work()
             if left[0] > 0:
                 break
-    assert n_failed >= {"os.fsync": 30, "os.replace": 10, "os.rename": 1}[function]
+    assert n_failed >= {"os.fsync": 15, "os.replace": 7, "os.rename": 1}[function]
     assert contents(path, "fp16")[1] == set()
 
 
