@@ -5,6 +5,8 @@ Wrong arguments are plain ``ValueError``; the classes here are for what can go w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CtxCompressError(Exception):
     """Root of all errors that the package raises on purpose."""
@@ -72,3 +74,15 @@ class SummaryValueError(CtxCompressError, ValueError):
 
 class ReaderError(CtxCompressError):
     """A reader's server cannot be reached, refused the request or broke off its answer."""
+
+
+class SummaryMissingError(CtxCompressError, LookupError):
+    """Passages have no summary vectors yet: they are new, or their text changed, since summaries were built.
+
+    Attributes:
+        ids: of these passages, in the order asked for.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)

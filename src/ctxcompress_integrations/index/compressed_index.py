@@ -20,8 +20,9 @@ from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
 from ctxcompress_integrations.index.embedding import given_rows, given_vectors, identify, resolve
 from ctxcompress_integrations.index.layout import Layout, Manifest
-from ctxcompress_integrations.index.reading import ReadableIndex, check_count, checked_ids
+from ctxcompress_integrations.index.reading import check_count, checked_ids
 from ctxcompress_integrations.index.rows import Row, sorted_out, to_rows
+from ctxcompress_integrations.index.summarized import SummarizedIndex
 from ctxcompress_integrations.index.vectors import IVF_FROM
 from ctxcompress_integrations.records import Passage
 
@@ -29,7 +30,7 @@ FLUSH_FROM = 10_000  # changes that may wait in the log; from 100,000 vectors on
 Progress = Callable[[int, int], None]
 
 
-class CompressedIndex(ReadableIndex):
+class CompressedIndex(SummarizedIndex):
     """One index directory, opened by ``create`` or ``open``; use it in a ``with`` block, or ``close`` it.
 
     Every change is on disk when its method returns. Threads may share a handle. Embedding runs outside its locks.
@@ -175,11 +176,14 @@ class CompressedIndex(ReadableIndex):
             self._flush(is_forced=False)
 
     def compact(self) -> None:
-        """``flush``, fit the search to the number of vectors, and give unused room back to the disk."""
+        """``flush``, fit the search to the number of vectors, drop the summaries of texts that are no longer here, and
+        give unused room back to the disk.
+        """
         with self._changing():
             with self._view() as vectors:
                 is_forced = vectors.needs_fit(self._manifest.ivf_from)
             self._flush(is_forced=is_forced)
+            self._compact_summaries()
             with self._lock:
                 self._store.vacuum()
 

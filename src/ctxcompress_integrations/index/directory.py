@@ -117,8 +117,8 @@ def embed_again(
         sequence, n_passages, n_done, last = store.state().sequence, len(store), 0, 0
         vectors = VectorIndex.empty(manifest.embedder.dimension)
         while batch := store.texts(last, batch_size):
-            rows = embedder.documents([text for _, text in batch])
-            vectors.apply([(internal, row.tobytes()) for (internal, _), row in zip(batch, rows, strict=True)])
+            rows = embedder.documents([text for _, text, _ in batch])
+            vectors.apply([(internal, row.tobytes()) for (internal, *_), row in zip(batch, rows, strict=True)])
             last, n_done = batch[-1][0], n_done + len(batch)
             if progress is not None:
                 progress(n_done, n_passages)

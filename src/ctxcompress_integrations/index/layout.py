@@ -22,7 +22,7 @@ from ctxcompress_integrations.errors import (
 )
 
 FORMAT = "ctxcompress-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # version 1 had no adapters; it is read as having none
 METRIC = "cosine"
 
 
@@ -51,6 +51,20 @@ class Layout:
     def summaries(self) -> Path:
         """Folder of summary vectors; absent until summaries are built."""
         return self.root / "summaries"
+
+    @property
+    def catalogue(self) -> Path:
+        """SQLite: which row of which shard holds which summary. The commit point of the summaries."""
+        return self.summaries / "catalogue.sqlite"
+
+    def shard(self, number: int) -> Path:
+        """Safetensors file of summary rows, or of a codebook."""
+        return self.summaries / f"{number:06d}.safetensors"
+
+    @property
+    def dropped(self) -> Path:
+        """Where all summaries go, in one step, before they are deleted one by one."""
+        return self.root / "summaries.dropped"
 
     @property
     def lock(self) -> Path:
@@ -85,6 +99,21 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """The LoRA adapter that learned to read the summaries of one summarizer.
+
+    Attributes:
+        fingerprint: of the summarizer.
+        name: of the adapter: a path or a hub name.
+        digest: of its weights; None when it is not known.
+    """
+
+    fingerprint: str
+    name: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``manifest.json`` holds.
 
@@ -92,12 +121,14 @@ class Manifest:
         index_id: also stored in ``passages.sqlite``, so that files of two indexes are never read together.
         ivf_from: number of vectors from which the snapshot is an IVF index.
         snapshots: the acceptable states of ``index.faiss``: one, or two while a writer replaces the file.
+        adapters: at most one for each fingerprint.
     """
 
     index_id: str
     embedder: EmbedderIdentity
     ivf_from: int
     snapshots: tuple[Snapshot, ...]
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def read(cls, layout: Layout) -> Manifest:
@@ -142,6 +173,7 @@ class Manifest:
                 embedder=EmbedderIdentity(**embedder, probe=None if probe is None else tuple(probe)),
                 ivf_from=raw["ivf_from"],
                 snapshots=tuple(Snapshot(**entry) for entry in raw["snapshots"]),
+                adapters=tuple(Adapter(**entry) for entry in raw.get("adapters", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, f"lacks a field or has one too many ({error})") from error
@@ -166,7 +198,11 @@ def is_unfinished(layout: Layout) -> bool:
 
 def damaged(path: Path, what: str) -> IndexDamagedError:
     """The error for a damaged file of an index, with the cure that fits the file."""
-    if path.name == "passages.sqlite":
+    if path.name == "catalogue.sqlite":
+        cure = "restore it from a backup, or start over with index.drop_summaries() and index.build_summaries(...)"
+    elif path.parent.name == "summaries":
+        cure = "compute what it held again with index.build_summaries(summarizer, repair=True)"
+    elif path.name == "passages.sqlite":
         cure = "restore the directory from a backup, or create the index again from its documents"
     else:
         cure = f"restore it from a backup, or embed again with CompressedIndex.rebuild({str(path.parent)!r})"

@@ -116,9 +116,9 @@ class PassageStore:
         """Ids of the passages that match, in the order in which their texts came in."""
         return [row[1] for row in self._matching(where)]
 
-    def texts(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """(internal, text) of the next passages after an internal number, to walk through all of them."""
-        sql = "SELECT internal, text FROM passages WHERE internal > ? ORDER BY internal LIMIT ?"
+    def texts(self, after: int, limit: int) -> list[tuple[int, str, str]]:
+        """(internal, text, its SHA-256) of the next passages after an internal number, to walk through all of them."""
+        sql = "SELECT internal, text, text_sha256 FROM passages WHERE internal > ? ORDER BY internal LIMIT ?"
         return self._db.rows(sql, (after, limit))
 
     def __len__(self) -> int:

@@ -125,7 +125,7 @@ class ReadableIndex:
         """What is wrong with the files, each with its name and the cure; empty when nothing is. Reads all of them."""
         with self._lock:
             self._check_open()
-            return problems(self._layout, self._store)
+            return problems(self._layout, self._store, self._manifest.index_id)
 
     # -- below
 

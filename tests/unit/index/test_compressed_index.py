@@ -270,7 +270,7 @@ def test_manifest_says_who_embedded(index, path):
     raw = json.loads((path / "manifest.json").read_text())
     assert raw["embedder"]["name"] == index.embedder_name == "hash"
     assert raw["embedder"]["dimension"] == index.dimension == 16
-    assert (raw["format"], raw["version"], raw["metric"]) == ("ctxcompress-index", 1, "cosine")
+    assert (raw["format"], raw["version"], raw["metric"]) == ("ctxcompress-index", 2, "cosine")
 
 
 def test_zero_vector_for_one_text(path, make_embedder):

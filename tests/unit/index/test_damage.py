@@ -131,7 +131,7 @@ def test_unreadable_metadata_is_named(closed, embedder):
 
 
 def test_a_newer_format_is_named(closed):
-    edit(closed, version=2, something_new=True)
+    edit(closed, version=3, something_new=True)
     with pytest.raises(IndexVersionError, match="upgrade"):
         CompressedIndex.open(closed)
     for call in (CompressedIndex.open, CompressedIndex.rebuild):
