@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctxcompress_integrations._progress import progress_bar
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.evaluation.datasets import Dataset
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
@@ -65,14 +65,7 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
     rows = [row for dataset in datasets for row in _skipped(dataset)]
     runs: list[Run] = []
     times: list[Row] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with progress_bar(console, transient=True) as progress:
         total = len(plan.methods) * sum(len(dataset.examples) for dataset in datasets)
         task = progress.add_task("loading", total=total)
         for method in plan.methods:
