@@ -75,12 +75,18 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
                 rows.append(Row(f"{method}: everything", None, "", why=str(error), labels={"method": method}))
                 progress.advance(task, total // len(plan.methods))
                 continue
-            budgets = [*plan.budgets, *(Budget(threshold=t) for t in sorted(scorer.thresholds.values()))]
+            budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
                 progress.update(task, description=f"{method} · {dataset.name}")
                 times += _times(dataset, method, scorer, count_tokens)  # first: a scorer may remember passages
                 runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
+
+
+def _thresholds(scorer: Scorer) -> Iterator[Budget]:
+    """The scorer's calibrated thresholds, the default by its name."""
+    for value in sorted(scorer.thresholds.values()):
+        yield Budget(threshold="auto" if value == scorer.default_threshold else value)
 
 
 def _skipped(dataset: Dataset) -> Iterator[Row]:
