@@ -51,7 +51,7 @@ bench: $(VENV)/.stamp-run  ## QUITO against its textbook form; JSON into benchma
 
 eval: $(VENV)/.stamp-run  ## every method over the sets in CTXCOMPRESS_DATA; JSON into benchmarks/results, page into docs
 	@mkdir -p benchmarks/results
-	$(BIN)/ctxcompress eval --limit 400 --json benchmarks/results/eval-$(MACHINE).json --page docs
+	$(BIN)/ctxcompress eval --limit 120 --json benchmarks/results/eval-$(MACHINE).json --page docs
 
 train: $(VENV)/.stamp-run  ## the weights of mini from the sets in CTXCOMPRESS_DATA, resumable
 	$(BIN)/ctxcompress train mini --out src/ctxcompress_integrations/weights/mini.safetensors

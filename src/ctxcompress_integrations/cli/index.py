@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ctxcompress_integrations.cli import options as o
@@ -127,13 +126,13 @@ def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], 
 
 def _add(path: Path, embedder: str, reading: Reading, *, is_quiet: bool) -> tuple[int, int, int]:
     """Passages in the index afterwards, how many were new or changed, and how many went; a progress bar meanwhile."""
+    from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     passages = list(reading.passages.values())
     with (
         CompressedIndex.create(path, embedder=embedder, exist_ok=True) as opened,
-        Progress(*columns, console=Console(stderr=True, quiet=is_quiet)) as progress,
+        progress_bar(Console(stderr=True, quiet=is_quiet)) as progress,
     ):
         task = progress.add_task(f"indexing into {escape(str(path))}", total=len(passages))
         n_changed = opened.add(passages, batch_size=64, progress=lambda n, _: progress.update(task, completed=n))

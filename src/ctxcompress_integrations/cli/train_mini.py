@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ctxcompress_integrations.cli import options as o
 from ctxcompress_integrations.cli.train import report_problems
@@ -38,6 +37,7 @@ def mini(
     device: o.Device = "auto",
 ) -> None:
     """Train, or go on where an interrupted run with the same arguments stopped. About an hour on two CPU cores."""
+    from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.evaluation.sets import load_set, load_training
     from ctxcompress_integrations.training.curves import plot_curves
     from ctxcompress_integrations.training.mini import Progress as State
@@ -57,14 +57,7 @@ def mini(
     recipe = Recipe(
         base=base, layers=chosen, n_frozen=frozen, n_dims=dims, steps=steps, seed=seed, eval_every=min(300, steps)
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("preparing", total=steps)
 
         def report(state: State, _: Recipe) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ctxcompress_integrations._progress import progress_bar
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.evaluation.datasets import Dataset
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
@@ -65,14 +65,7 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
     rows = [row for dataset in datasets for row in _skipped(dataset)]
     runs: list[Run] = []
     times: list[Row] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with progress_bar(console, transient=True) as progress:
         total = len(plan.methods) * sum(len(dataset.examples) for dataset in datasets)
         task = progress.add_task("loading", total=total)
         for method in plan.methods:
@@ -82,12 +75,18 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
                 rows.append(Row(f"{method}: everything", None, "", why=str(error), labels={"method": method}))
                 progress.advance(task, total // len(plan.methods))
                 continue
-            budgets = [*plan.budgets, *(Budget(threshold=t) for t in sorted(scorer.thresholds.values()))]
+            budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
                 progress.update(task, description=f"{method} · {dataset.name}")
                 times += _times(dataset, method, scorer, count_tokens)  # first: a scorer may remember passages
                 runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
+
+
+def _thresholds(scorer: Scorer) -> Iterator[Budget]:
+    """The scorer's calibrated thresholds, the default by its name."""
+    for value in sorted(scorer.thresholds.values()):
+        yield Budget(threshold="auto" if value == scorer.default_threshold else value)
 
 
 def _skipped(dataset: Dataset) -> Iterator[Row]:

@@ -71,9 +71,12 @@ def as_report(command: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report as JSON."""
+    """Write a report as JSON, one row a line, so that a new measurement changes as many lines as rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in report["rows"])
+    head = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in report.items() if key != "rows"]
+    body = ",\n".join([*head, f' "rows": [\n{rows}\n ]'])
+    path.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from ctxcompress_integrations.evaluation.metrics import (
     reciprocal_rank,
     support_recall,
 )
-from ctxcompress_integrations.options import Unit
+from ctxcompress_integrations.options import Threshold, Unit
 from ctxcompress_integrations.records import CompressionResult
 from ctxcompress_integrations.scorers.base import Scorer
 from ctxcompress_integrations.text.budget import TokenCounter
@@ -40,17 +40,17 @@ class Budget:
         ratio: of the tokens of the request.
         is_hard: as a token budget that is never exceeded; else as ``keep_ratio``, which the first unit may exceed.
         unit: what is kept or cut whole.
-        threshold: instead of a ratio; unanswerable examples are compressed as well.
+        threshold: instead of a ratio, "auto" for the scorer's own; unanswerable examples are compressed as well.
     """
 
     ratio: float = 1.0
     is_hard: bool = False
     unit: Unit = "sentence"
-    threshold: float | None = None
+    threshold: Threshold | None = None
 
     def __str__(self) -> str:
         if self.threshold is not None:
-            return f"threshold {self.threshold:g}"
+            return f"threshold {self.threshold if self.threshold == 'auto' else format(self.threshold, 'g')}"
         kind = "token_budget" if self.is_hard else "keep_ratio"
         return f"{kind} {self.ratio:g}" + ("" if self.unit == "sentence" else f" {self.unit}")
 

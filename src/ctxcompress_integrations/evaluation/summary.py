@@ -52,7 +52,7 @@ def summarize(runs: Sequence[Run], *, reference: str, targets: Targets) -> list[
         for measure in ("answer", "all_support"):
             rows += _gaps(of_set, measure, targets)
             rows += _limit(of_set, measure)
-            rows += _differences(of_set, measure, reference)
+            rows += _differences(of_set, measure, reference, targets)
     hard = [run for run in runs if run.budget.is_hard]
     if hard:
         n_over = sum(run.n_over for run in hard)
@@ -190,25 +190,34 @@ def _limit(of_set: Sequence[Run], measure: str) -> Iterator[Row]:
             )
 
 
-def _differences(of_set: Sequence[Run], measure: str, reference: str) -> Iterator[Row]:
-    """The reference method minus every other one, example by example."""
+def _differences(of_set: Sequence[Run], measure: str, reference: str, targets: Targets) -> Iterator[Row]:
+    """The reference method minus every other one and, where all support is needed, over it; example by example."""
     ours = {run.budget: run for run in of_set if run.method == reference}
     for run in of_set:
         mine = ours.get(run.budget)
         if mine is None or run.method == reference or np.isnan(_values(run, measure)).all():
             continue
-        difference = _values(mine, measure) - _values(run, measure)
-        interval = mean_interval(difference)
-        name = f"{NAMES[measure]}, {reference} minus {run.method}"
-        yield Row(
-            f"{run.dataset}, {run.budget}: {name}",
-            weighted_mean(difference),
-            "share of questions, paired 95 % interval",
-            None,
-            int((~np.isnan(difference)).sum()),
-            interval,
-            labels=_labels(run) | {"measure": name},
-        )
+        kept, theirs = _values(mine, measure), _values(run, measure)
+        found = [("minus", weighted_mean(kept - theirs), mean_interval(kept - theirs))]
+        if measure == "all_support" and weighted_mean(theirs):
+            quotient = partial(_quotient, kept, theirs)
+            found.append(("over", quotient(None), bootstrap(quotient, len(kept))))
+        for how, value, interval in found:
+            name = f"{NAMES[measure]}, {reference} {how} {run.method}"
+            yield Row(
+                f"{run.dataset}, {run.budget}: {name}",
+                value,
+                f"{'share of questions' if how == 'minus' else 'ratio'}, paired 95 % interval",
+                targets.get((run.dataset, reference, str(run.budget), name)),
+                int((~np.isnan(kept - theirs)).sum()),
+                interval,
+                labels=_labels(run) | {"measure": name},
+            )
+
+
+def _quotient(kept: Floats, theirs: Floats, weights: Floats | None) -> float:
+    other = weighted_mean(theirs, weights)
+    return weighted_mean(kept, weights) / other if other else float("nan")
 
 
 def _labels(run: Run) -> dict[str, str]:

@@ -13,12 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
@@ -26,14 +22,15 @@ from ctxcompress_integrations.evaluation.runs import Budget, run_method
 from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.device import resolve_device
 from ctxcompress_integrations.hf.digest import weights_digest
-from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.training.calibration import calibrate
-from ctxcompress_integrations.training.mini_data import TrainingSet, batches, build, find_neighbours
+from ctxcompress_integrations.training.checkpoint import load_checkpoint, save_checkpoint
+from ctxcompress_integrations.training.mini_data import TrainingSet, batches, build
 from ctxcompress_integrations.training.mini_loss import batch_losses
+from ctxcompress_integrations.training.neighbours import neighbours_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +115,12 @@ def train_mini(
     _first_projection(model, data)
     head = TrainingHead().to(target)
     progress, state = Progress(), out.with_name(out.name + ".checkpoint")
-    optimizer = _optimizer(model, head, recipe)
+    optimizer, modules = _optimizer(model, head, recipe), {"model": model, "head": head}
     if state.exists():
-        progress = _resume(state, model, head, optimizer, recipe)
-    _neighbours(data, base, tokenizer, out, device)
-    digest = weights_digest(base)
+        progress = Progress(**load_checkpoint(state, modules, optimizer, asdict(recipe)))
+    neighbours = neighbours_of(data, base.to(target), tokenizer, out.with_name(out.name + ".neighbours"))
     scorer = Mini(trained.TrainedEncoder(model, tokenizer), cache_bytes=0)
-    stream = islice(batches(data, seed=recipe.seed), progress.step, recipe.steps)
+    stream = islice(batches(data, neighbours, seed=recipe.seed), progress.step, recipe.steps)
     recent: list[list[float]] = []
     started = time.perf_counter() - progress.seconds
     for batch in stream:
@@ -140,9 +136,10 @@ def train_mini(
         progress.seconds = time.perf_counter() - started
         if progress.step % recipe.eval_every == 0 or progress.step == recipe.steps:
             progress.losses.append((progress.step, torch.tensor(recent).mean(dim=0).tolist()))
+            model.eval()
             progress.dev.append((progress.step, _dev_point(scorer, dev)))
             recent = []
-            _checkpoint(state, model, head, optimizer, recipe, progress)
+            save_checkpoint(state, modules, optimizer, asdict(recipe), asdict(progress))
             _write_curves(out, recipe, progress)
         report(progress, recipe)
     model.eval()
@@ -160,7 +157,7 @@ def train_mini(
         model,
         out,
         base=recipe.base,
-        base_sha256=digest,
+        base_sha256=weights_digest(base),
         layers=recipe.layers,
         n_frozen=recipe.n_frozen,
         card=card,
@@ -181,22 +178,6 @@ def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) ->
         axes = torch.linalg.eigh((states.T @ states).double().cpu()).eigenvectors.flip(1)[:, : len(model.query.weight)]
         model.query.weight.copy_(axes.T)
         model.passage.weight.copy_(axes.T)
-
-
-def _neighbours(data: TrainingSet, base: Any, tokenizer: Any, out: Path, device: str) -> None:
-    """Hard negatives of each passage, by the base's own vectors; kept in a file beside ``out`` for a second start."""
-    kept = out.with_name(out.name + ".neighbours")
-    if kept.exists():
-        with safe_open(kept, framework="np") as file:
-            neighbours = file.get_tensor("neighbours")
-        if len(neighbours) == len(data.passages):
-            data.neighbours = neighbours
-            return
-    encoder = TextEncoder(base.to(resolve_device(device)).to(torch.bfloat16), tokenizer, name="base")
-    passages = encoder.embed_documents([p.text for p in data.passages])
-    find_neighbours(data, passages, encoder.embed_documents([q.text for q in data.questions]))
-    base.cpu()
-    save_file({"neighbours": torch.from_numpy(data.neighbours).contiguous()}, kept)
 
 
 def _optimizer(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> torch.optim.AdamW:
@@ -220,57 +201,12 @@ def _schedule(optimizer: torch.optim.Optimizer, step: int, recipe: Recipe) -> No
 
 
 def _dev_point(scorer: Mini, dev: Sequence[Dataset]) -> dict[str, float]:
-    scorer.encoder.model.eval()  # type: ignore[attr-defined]
     found = {}
     for dataset in dev:
         ratios = (0.05, 0.1, 0.25) if len(dataset.examples[0].passages) > 1 else (0.25,)
         for run in run_method(dataset, "mini", scorer, [Budget(r) for r in ratios], scorer.count_tokens):
             found[f"{dataset.name} {run.budget}"] = weighted_mean(run.answer)
     return found
-
-
-def _tensors(model: LateInteraction, head: TrainingHead, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    kept = {f"model.{k}": v for k, v in model.state_dict().items()} | {
-        f"head.{k}": v for k, v in head.state_dict().items()
-    }
-    for number, state in optimizer.state_dict()["state"].items():
-        kept |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-
-
-def _checkpoint(
-    path: Path,
-    model: LateInteraction,
-    head: TrainingHead,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    progress: Progress,
-) -> None:
-    metadata = {"recipe": json.dumps(asdict(recipe)), "progress": json.dumps(asdict(progress))}
-    aside = path.with_name(path.name + ".part")
-    save_file(_tensors(model, head, optimizer), aside, metadata=metadata)
-    aside.replace(path)
-
-
-def _resume(
-    path: Path, model: LateInteraction, head: TrainingHead, optimizer: torch.optim.Optimizer, recipe: Recipe
-) -> Progress:
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    if json.loads(metadata["recipe"]) != json.loads(json.dumps(asdict(recipe))):
-        raise ValueError(f"{path} belongs to another recipe ({metadata['recipe']}); finish that one, or delete it")
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    head.load_state_dict(part("head."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        number, name = key.split(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**json.loads(metadata["progress"]))
 
 
 def _write_curves(out: Path, recipe: Recipe, progress: Progress) -> None:

@@ -12,13 +12,11 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.hf.trained import title_ids
 from ctxcompress_integrations.records import Passage
@@ -80,14 +78,12 @@ class TrainingSet:
     Attributes:
         of_passage: numbers of the single-passage questions asked of each passage.
         multi: numbers of the questions that bring their own documents.
-        neighbours: int64 ``[passages, N_NEIGHBOURS]``, hardest first; filled by :func:`find_neighbours`.
     """
 
     passages: list[TrainingPassage] = field(default_factory=list)
     questions: list[TrainingQuestion] = field(default_factory=list)
     of_passage: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     multi: list[int] = field(default_factory=list)
-    neighbours: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,47 +132,20 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
     return data
 
 
-def find_neighbours(data: TrainingSet, passages: NDArray[np.float32], questions: NDArray[np.float32]) -> None:
-    """Fill ``data.neighbours``: by turns what a passage and its questions find by vectors, as the package's index finds
-    it, and what its questions find by words.
-
-    Args:
-        data: the set.
-        passages, questions: unit vectors ``[passages, d]`` and ``[questions, d]``.
-    """
-    import faiss
-
-    index = faiss.IndexFlatIP(passages.shape[1])
-    index.add(passages)
-    n_found, n_kept = min(2 * N_NEIGHBOURS, len(passages)), min(N_NEIGHBOURS, len(passages) - 1)
-    by_passage, by_question = index.search(passages, n_found)[1], index.search(questions, n_found)[1]
-    by_words = _found_by_words(data, n_found)
-    data.neighbours = np.empty((len(passages), n_kept), dtype=np.int64)
-    for p, nearest in enumerate(by_passage):
-        asked = data.of_passage.get(p, [])
-        vectors = dict.fromkeys(np.stack([nearest, *by_question[asked]]).T.ravel().tolist())
-        words = dict.fromkeys(by_words[asked].T.ravel().tolist())
-        turns = (n for pair in zip_longest(vectors, words) for n in pair)
-        data.neighbours[p] = [n for n in dict.fromkeys(turns) if n is not None and n != p][:n_kept]
-
-
-def _found_by_words(data: TrainingSet, n_found: int) -> NDArray[np.int64]:
-    """BM25's passages for each question, best first, int64 ``[questions, n_found]``."""
-    bm25s = require("bm25s", extra="train")
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize([p.text for p in data.passages], show_progress=False), show_progress=False)
-    questions = bm25s.tokenize([q.text for q in data.questions], show_progress=False)
-    found: NDArray[np.int64] = index.retrieve(questions, k=n_found, return_as="documents", show_progress=False)
-    return found.astype(np.int64)
-
-
 def batches(
-    data: TrainingSet, *, seed: int, n_clusters: int = 4, cluster_tokens: int = 640, n_questions: int = 4
+    data: TrainingSet,
+    neighbours: NDArray[np.int64],
+    *,
+    seed: int,
+    n_clusters: int = 4,
+    cluster_tokens: int = 640,
+    n_questions: int = 4,
 ) -> Iterator[Batch]:
     """Batches without end, the same for the same seed: each pass over the data in another order.
 
     Args:
-        data: with neighbours.
+        data: the passages and questions.
+        neighbours: int64 ``[passages, n]``, what lies near each passage, hardest first.
         seed: of the order.
         n_clusters: clusters per batch.
         cluster_tokens: a cluster takes neighbours until it has as many tokens.
@@ -186,7 +155,7 @@ def batches(
     multi: list[int] = []
     n_made = 0
     while True:
-        clusters = _clusters(data, generator, cluster_tokens)
+        clusters = _clusters(data, neighbours, generator, cluster_tokens)
         for at in range(0, len(clusters), n_clusters):
             passages = [p for cluster in clusters[at : at + n_clusters] for p in cluster]
             asked = [data.of_passage[p] for p in passages]
@@ -219,8 +188,9 @@ def noisy(question: str, generator: random.Random) -> str:
     return question
 
 
-def _clusters(data: TrainingSet, generator: random.Random, cluster_tokens: int) -> list[list[int]]:
-    assert data.neighbours is not None  # noqa: S101 - find_neighbours comes first
+def _clusters(
+    data: TrainingSet, neighbours: NDArray[np.int64], generator: random.Random, cluster_tokens: int
+) -> list[list[int]]:
     order = [p for p in data.of_passage if data.of_passage[p]]
     generator.shuffle(order)
     left = dict.fromkeys(order)
@@ -229,7 +199,7 @@ def _clusters(data: TrainingSet, generator: random.Random, cluster_tokens: int) 
         if seed not in left:
             continue
         cluster, n_tokens = [], 0
-        for p in [seed, *data.neighbours[seed].tolist()]:
+        for p in [seed, *neighbours[seed].tolist()]:
             if p in left and n_tokens < cluster_tokens:
                 del left[p]
                 cluster.append(p)

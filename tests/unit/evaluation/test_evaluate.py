@@ -12,7 +12,7 @@ from ctxcompress_integrations.evaluation import evaluate as evaluation
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
 from ctxcompress_integrations.evaluation.methods import MethodSettings
-from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, run_method, time_method
+from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
 from ctxcompress_integrations.evaluation.summary import summarize
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import Scorer
@@ -130,6 +130,34 @@ def test_thresholds_and_times(file):
     assert found["towers, p, threshold 0.5: tokens dropped where there is no answer"] == 1.0
     assert found["towers, p, threshold 2: tokens kept"] == 0.0
     assert len(time_method(dataset, Perfect(), words, n=5)) >= 3
+
+
+def test_the_default_threshold_has_a_name(file):
+    dataset = load_dataset(file)
+    auto, same = run_method(dataset, "p", Perfect(), [Budget(threshold="auto"), Budget(threshold=0.5)], words)
+    assert auto.rate.tolist() == same.rate.tolist()
+    target = {("towers", "p", "threshold auto", "tokens dropped where there is no answer"): ">= 0.8"}
+    found = {row.measure: row for row in summarize([auto], reference="p", targets=target)}
+    assert found["towers, p, threshold auto: tokens dropped where there is no answer"].ok
+
+
+def test_all_support_is_compared_by_its_ratio():
+    def run(method, all_support):
+        values = np.asarray(all_support, dtype=np.float64)
+        unknown = np.full(len(values), np.nan)
+        return Run(
+            "hops", method, Budget(0.25), np.full(len(values), 0.25), unknown, values, values, unknown,
+            np.full(len(values), True), 0,
+        )  # fmt: skip
+
+    runs = [run("ours", [1, 1, 1, 0] * 5), run("other", [1, 0, 1, 0] * 5), run("none", [0] * 20)]
+    target = {("hops", "ours", "keep_ratio 0.25", "all support kept, ours over other"): ">= 1.5"}
+    found = {row.measure: row for row in summarize(runs, reference="ours", targets=target)}
+    ratio = found["hops, keep_ratio 0.25: all support kept, ours over other"]
+    assert (ratio.value, ratio.ok) == (1.5, True)
+    assert ratio.spread[0] < 1.5 < ratio.spread[1]
+    assert found["hops, keep_ratio 0.25: all support kept, ours minus other"].value == 0.25
+    assert "hops, keep_ratio 0.25: all support kept, ours over none" not in found
 
 
 def test_titles_can_be_hidden_from_methods(file, monkeypatch):

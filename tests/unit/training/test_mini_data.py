@@ -10,7 +10,8 @@ import pytest
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.testing.tiny import tiny_tokenizer
-from ctxcompress_integrations.training.mini_data import batches, build, find_neighbours, noisy
+from ctxcompress_integrations.training.mini_data import batches, build, noisy
+from ctxcompress_integrations.training.neighbours import find_neighbours
 
 TEXT = "Ada was born in Rome. She wrote a book. It sold well."
 
@@ -72,10 +73,10 @@ def test_batches_are_neighbours_and_the_same_for_a_seed(tokenizer):
     towns = rng.normal(size=(5, 8))
     vectors = np.stack([towns[i % 5] + 0.01 * rng.normal(size=8) for i in range(len(data.passages))])
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    find_neighbours(data, vectors, np.stack([vectors[q.passages[0]] for q in data.questions]))
+    neighbours = find_neighbours(data, vectors, np.stack([vectors[q.passages[0]] for q in data.questions]))
 
     def made(seed):
-        return list(islice(batches(data, seed=seed, n_clusters=2, cluster_tokens=60), 24))
+        return list(islice(batches(data, neighbours, seed=seed, n_clusters=2, cluster_tokens=60), 24))
 
     assert made(0) == made(0)
     assert made(0) != made(1)
@@ -94,10 +95,10 @@ def test_a_passages_hard_negatives_are_what_its_questions_find_and_what_it_finds
     passages[0, 1] = 0.9  # passage 0 lies beside 1
     questions = np.zeros((6, 6), dtype=np.float32)
     questions[0, 4] = 1.0  # its question finds 4
-    find_neighbours(data, passages, questions)
-    assert data.neighbours.shape == (6, 5)
-    assert {1, 4} <= set(data.neighbours[0, :3].tolist())  # one of the three is BM25's
-    assert all(p not in row for p, row in enumerate(data.neighbours.tolist()))
+    neighbours = find_neighbours(data, passages, questions)
+    assert neighbours.shape == (6, 5)
+    assert {1, 4} <= set(neighbours[0, :3].tolist())  # one of the three is BM25's
+    assert all(p not in row for p, row in enumerate(neighbours.tolist()))
 
 
 def test_titles_are_read_with_spaces_and_cut(tokenizer):
