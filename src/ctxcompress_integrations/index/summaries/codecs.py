@@ -66,10 +66,10 @@ class Half(Codec):
         return columns["vectors"]
 
     def refusal(self, vectors: NDArray[np.float32]) -> str | None:
+        if (reason := super().refusal(vectors)) is not None:
+            return reason
         largest = float(np.abs(vectors).max())
-        if largest > np.finfo(np.float16).max:  # False for NaN
-            return f"the value {largest:g}, beyond fp16 (65504): use codec='int8'"
-        return super().refusal(vectors)
+        return f"the value {largest:g}, beyond fp16 (65504): use codec='int8'" if largest > 65504 else None
 
 
 class Int8(Codec):
