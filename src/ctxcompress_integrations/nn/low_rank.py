@@ -32,7 +32,7 @@ class LowRank(nn.Module):
         super().__init__()
         if rank < 1 or not shapes:
             raise ValueError(f"low-rank updates need rank >= 1 and at least one layer, got {rank} and {len(shapes)}")
-        self.rank, self.alpha, self.shapes = rank, alpha, dict(shapes)
+        self.rank, self.alpha, self.shapes = rank, float(alpha), dict(shapes)
         # a parameter's name must not contain a dot
         self.down = nn.ParameterDict({_key(name): torch.empty(rank, n_in) for name, (n_in, _) in shapes.items()})
         self.up = nn.ParameterDict({_key(name): torch.zeros(n_out, rank) for name, (_, n_out) in shapes.items()})

@@ -26,7 +26,8 @@ from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
 from ctxcompress_integrations.hf.published import autocompressor as published
 from ctxcompress_integrations.hf.states import embed, final_states
-from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, refuse
+from ctxcompress_integrations.summarizers.base import refuse
+from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
 DEFAULT_MODEL = "princeton-nlp/AutoCompressor-Llama-2-7b-6k"
 Prefix: TypeAlias = Literal["document", "empty"]

@@ -25,7 +25,9 @@ from ctxcompress_integrations.hf.load import checkpoint_path, context_length, lo
 from ctxcompress_integrations.hf.published import icae as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers
-from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse
+from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.pieces import equal_cuts
+from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
 DEFAULT_MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
 DEFAULT_WEIGHTS = "sggetao/icae/mistral_7b_ft_icae.safetensors"

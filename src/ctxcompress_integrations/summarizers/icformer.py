@@ -25,7 +25,9 @@ from ctxcompress_integrations.hf.load import checkpoint_path, load_decoder
 from ctxcompress_integrations.hf.published import icformer as published
 from ctxcompress_integrations.hf.states import embed
 from ctxcompress_integrations.nn.digest import DigestEncoder
-from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse
+from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.pieces import equal_cuts
+from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
 DEFAULT_MODEL = "meta-llama/Llama-2-7b-hf"
 DEFAULT_WEIGHTS = "wonderful9462/IC-Former"

@@ -25,7 +25,9 @@ from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder, load_tokenizer
 from ctxcompress_integrations.hf.states import embed, last_states
 from ctxcompress_integrations.nn.pooling import Projector, mean_groups
-from ctxcompress_integrations.summarizers.base import TokenIds, TokenSummarizer, equal_cuts, need, refuse, token_ids
+from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.pieces import equal_cuts, token_ids
+from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
 
 class Pooled(TokenSummarizer[Projector]):

@@ -82,7 +82,7 @@ def test_mixed_batches_equal_merged_models_one_by_one(decoder, folders, twin):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_as_it_was(decoder, folders, twin, fails):
-    model = copy.deepcopy(decoder[0]).train()
+    model = copy.deepcopy(decoder[0]).train().requires_grad_(True)
     model.model.layers[0].eval()
     model.lm_head.weight.requires_grad = False
     before, weights = state(model), {k: v.clone() for k, v in model.state_dict().items()}

@@ -125,6 +125,11 @@ def bos_and_eos(tokenizer):
     )
 
 
+def test_half_a_character_is_no_error():
+    reader = HFReader(*tiny_decoder("llama"))
+    assert reader.generate(["a \ud83d b"], max_new_tokens=3) == reader.generate(["a \ufffd b"], max_new_tokens=3)
+
+
 def test_documents_open_no_turn(twin):
     model, tokenizer = tiny_decoder("qwen2")
     splicer = Splicer(model.get_input_embeddings(), tokenizer)
@@ -201,12 +206,13 @@ def test_whoever_stops_reading_ends_the_generation(twin):
     reader = HFReader(model, tokenizer)
     steps = []
     hook = model.register_forward_hook(lambda *_: steps.append(1))
+    reader._ends = ()  # it would not stop by itself
     stream = reader.stream(["Tell me everything."], max_new_tokens=1500)
     next(stream)
     stream.close()
     hook.remove()
     assert not [t for t in threading.enumerate() if t.name == "ctxcompress-stream"]
-    assert len(steps) < 500
+    assert len(steps) < 300
     assert reader.generate(["And now?"], max_new_tokens=2)  # the model is free again
 
 

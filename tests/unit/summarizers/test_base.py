@@ -11,9 +11,10 @@ from ctxcompress_integrations import Passage, summarizers
 from ctxcompress_integrations.errors import SummaryValueError
 from ctxcompress_integrations.summarizers import available_summarizers, load_summarizer, summarizer_class
 from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
-from ctxcompress_integrations.summarizers.base import Summarizer, equal_cuts
+from ctxcompress_integrations.summarizers.base import Summarizer
 from ctxcompress_integrations.summarizers.icae import Icae
 from ctxcompress_integrations.summarizers.icformer import IcFormer
+from ctxcompress_integrations.summarizers.pieces import batches, equal_cuts
 from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_tokenizer
 
@@ -182,6 +183,14 @@ def test_every_cut_is_short_enough_and_nothing_is_lost():
             assert max(cuts) <= longest
             assert min(cuts) >= 1
             assert not any(length % 4 for length in cuts[:-1])
+
+
+def test_batches_stay_in_their_budget_and_hold_everything_once():
+    widths = [7, 3, 50, 3, 9, 8]
+    found = list(batches(widths, 20))
+    assert found == [[1, 3], [0, 5], [4], [2]]
+    assert list(batches(widths, 1)) == [[i] for i in (1, 3, 0, 5, 4, 2)]
+    assert list(batches([], 5)) == []
 
 
 def test_registry(monkeypatch):

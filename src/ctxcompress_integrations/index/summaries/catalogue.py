@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ctxcompress_integrations.index.database import Database
@@ -197,6 +198,14 @@ class Catalogue:
             "AND shards.summarizer = rows.summarizer WHERE shards.number IS NULL"
         )[0][0]
         return [str(damaged(self._path, f"has {homeless} rows without a shard"))] if homeless else []
+
+
+def inode_of(path: Path) -> int | None:
+    """Which file has a name now; None where there is none."""
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _remove(db: Any, shards: Iterable[int]) -> None:

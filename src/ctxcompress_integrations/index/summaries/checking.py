@@ -11,8 +11,10 @@ import numpy as np
 from ctxcompress_integrations.errors import IndexDirectoryError
 from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.summaries import tensorfile
-from ctxcompress_integrations.index.summaries.catalogue import Catalogue, Entry, Origin
+from ctxcompress_integrations.index.summaries.catalogue import Catalogue, Entry, Origin, inode_of
 from ctxcompress_integrations.index.summaries.shards import label
+
+_ATTEMPTS = 20
 
 
 def problems(layout: Layout, index_id: str) -> list[str]:
@@ -21,26 +23,12 @@ def problems(layout: Layout, index_id: str) -> list[str]:
     Files that the catalogue does not name are none: a writer may be about to name them, or may have died before it did.
     Unless they are no shards of this index.
     """
-    if not layout.summaries.exists():
-        return []
-    named: set[str] = set()
-    found = []
-    if layout.catalogue.exists() or any(layout.summaries.glob("*.safetensors")):
-        try:
-            catalogue = Catalogue(layout, index_id, is_read_only=True)
-        except IndexDirectoryError as error:
-            return [str(error)]
-        try:
-            found = _catalogued(layout, index_id, catalogue)
-            named = {layout.shard(entry.number).name for entry in catalogue.entries()}
-        except IndexDirectoryError as error:
-            return [str(error)]
-        finally:
-            catalogue.close()
-    strangers = (path for path in sorted(layout.summaries.glob("*.safetensors")) if path.name not in named)
-    return found + [
-        f"{path} is no shard of this index: move it away" for path in strangers if not _is_ours(path, index_id)
-    ]
+    for _ in range(_ATTEMPTS):
+        inode = inode_of(layout.catalogue)
+        found = _problems(layout, index_id) if layout.summaries.exists() else []
+        if not found or inode == inode_of(layout.catalogue):
+            break  # else a writer dropped all of them meanwhile
+    return found
 
 
 def fault(path: Path, entry: Entry, metadata: Mapping[str, str], rows: Mapping[int, bytes]) -> str | None:
@@ -70,6 +58,25 @@ def fault(path: Path, entry: Entry, metadata: Mapping[str, str], rows: Mapping[i
     if not all(np.isfinite(tensor).all() for tensor in tensors.values() if tensor.dtype.kind == "f"):
         return str(damaged(path, "holds values that are not finite"))
     return None
+
+
+def _problems(layout: Layout, index_id: str) -> list[str]:
+    files = sorted(layout.summaries.glob("*.safetensors"))
+    if not files and not layout.catalogue.exists():
+        return []
+    try:
+        catalogue = Catalogue(layout, index_id, is_read_only=True)
+    except IndexDirectoryError as error:
+        return [str(error)]
+    try:
+        found = _catalogued(layout, index_id, catalogue)
+        named = {layout.shard(entry.number) for entry in catalogue.entries()}
+    except IndexDirectoryError as error:
+        return [str(error)]
+    finally:
+        catalogue.close()
+    strangers = [path for path in files if path not in named and not _is_ours(path, index_id)]
+    return found + [f"{path} is no shard of this index: move it away" for path in strangers]
 
 
 def _catalogued(layout: Layout, index_id: str, catalogue: Catalogue) -> list[str]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from threading import RLock
 from typing import Any
 
-from ctxcompress_integrations.errors import IndexLockedError, SummaryMismatchError
+from ctxcompress_integrations.errors import IndexDamagedError, IndexLockedError, SummaryMismatchError
 from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.summaries import shards
 from ctxcompress_integrations.index.summaries.block import Summary
 from ctxcompress_integrations.index.summaries.cache import ByteLRU, check_device, to_device
-from ctxcompress_integrations.index.summaries.catalogue import Catalogue, Entry, Origin, Place
+from ctxcompress_integrations.index.summaries.catalogue import Catalogue, Entry, Origin, Place, inode_of
 from ctxcompress_integrations.index.summaries.codecs import Codec, Half, Int8, ProductQuantiser
 from ctxcompress_integrations.index.summaries.shards import Shard
 
@@ -62,11 +61,17 @@ class SummaryStore:
         where = None if device is None else check_device(device)
         with self._lock:
             for _ in range(_ATTEMPTS):
-                with suppress(_GoneError):
+                inode = inode_of(self._layout.catalogue)
+                try:
                     reader, places = self._places(fingerprint, keys)
                     if where is None:
                         return reader, {key: self._row(place, key) for key, place in places.items()}
                     return reader, self._rows_on(where, places)
+                except _GoneError:
+                    continue
+                except IndexDamagedError:
+                    if inode == inode_of(self._layout.catalogue):
+                        raise  # else all was dropped and begun again: its files have the numbers of the old ones
         raise IndexLockedError(f"{self._layout.summaries} is being rewritten all the time: try again later")
 
     def known(self, fingerprint: str) -> set[bytes]:
@@ -101,10 +106,9 @@ class SummaryStore:
 
     def _follow(self) -> Catalogue | None:
         """The catalogue that is there now: all summaries may have been dropped, and others begun."""
-        try:
-            inode = self._layout.catalogue.stat().st_ino
-        except (FileNotFoundError, NotADirectoryError):
-            inode = None
+        inode = inode_of(self._layout.catalogue)
+        if inode is None and any(self._layout.summaries.glob("*.safetensors")):
+            raise damaged(self._layout.catalogue, "is missing")
         if inode != self._inode:
             self._forget()
             if inode is not None:

@@ -1,0 +1,240 @@
+"""The rung for methods whose model reads tokens: checks, duplicates, batches and the fingerprint are here.
+
+A method is one file: how it cuts a passage (:meth:`~TokenSummarizer._cut`) and what becomes of the pieces
+(:meth:`~TokenSummarizer.encode`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ctxcompress_integrations.errors import SummaryValueError, WeightsMismatchError
+from ctxcompress_integrations.hf import summary_weights
+from ctxcompress_integrations.hf.borrow import evaluating, lock_of
+from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
+from ctxcompress_integrations.hf.summary_weights import SummaryWeights
+from ctxcompress_integrations.options import as_passages
+from ctxcompress_integrations.records import Passage, SummaryVectors
+from ctxcompress_integrations.summarizers.base import Progress, Summarizer
+from ctxcompress_integrations.summarizers.pieces import batches, token_ids
+
+TokenIds: TypeAlias = Sequence[int]
+Floats: TypeAlias = NDArray[np.float32]
+Trained = TypeVar("Trained", bound=nn.Module)
+
+
+class TokenSummarizer(Summarizer, Generic[Trained]):
+    """A summarizer whose model reads the tokens of a passage, in pieces that know nothing of each other.
+
+    The model is only ever run as its base, without adapters, and given back as it was. What the method trained is
+    :attr:`module`; its digest follows in-place changes, those of the frozen models are taken once.
+
+    Attributes:
+        model: a transformers decoder LM.
+        tokenizer: its fast tokenizer.
+        module: what was trained for this method.
+        has_bos: whether a passage starts with the tokenizer's BOS token.
+        ending: name of a trained vector that closes each passage (:attr:`endings`); None for none.
+        batch_tokens: positions of one forward, padding included.
+
+    Raises:
+        ValueError: a BOS token is asked for that the tokenizer lacks, an ending that was not trained, a budget below 1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        module: Trained,
+        *,
+        has_bos: bool = False,
+        ending: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.module = model, tokenizer, module
+        self.has_bos, self.ending = has_bos, ending
+        is_cuda = model.get_input_embeddings().weight.is_cuda
+        self.batch_tokens = (32768 if is_cuda else 4096) if batch_tokens is None else batch_tokens
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be >= 1, got {batch_tokens!r}")
+        if has_bos and tokenizer.bos_token_id is None:
+            raise ValueError("has_bos=True, but the tokenizer has no BOS token")
+        if ending is not None and ending not in self.endings:
+            known = ", ".join(map(repr, self.endings)) or "none"
+            raise ValueError(f"ending must be None or one that was trained ({known}), got {ending!r}")
+        self._trained: tuple[tuple[int, ...], str] | None = None  # versions of the parameters, and their digest
+
+    @abstractmethod
+    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+        """Vectors ``[m, d]`` of each piece, in the model's dtype, with gradients where they are asked for.
+
+        The BOS token, where there is one, is in the pieces; the ending is not in the vectors.
+        """
+
+    @abstractmethod
+    def _cut(self, n_tokens: int) -> list[int]:
+        """Lengths of the independent pieces of a passage; ``ValueError`` when it is too long."""
+
+    @abstractmethod
+    def _count(self, n_tokens: int) -> int:
+        """Vectors of one piece."""
+
+    @abstractmethod
+    def _width(self, n_tokens: int) -> int:
+        """Positions that one piece takes in the widest forward of :meth:`encode`."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """Of :attr:`module`, as plain JSON: the arguments of :meth:`_empty`."""
+
+    @classmethod
+    @abstractmethod
+    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> Trained:
+        """A module of these sizes for ``model``, to be filled."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The choices of the constructor that decide the values, as plain JSON."""
+        return {"has_bos": self.has_bos, "ending": self.ending}
+
+    @property
+    def endings(self) -> Mapping[str, Tensor]:
+        """Trained vectors ``[d]`` that may stand between a passage and what follows it in the reader's prompt."""
+        return getattr(self.module, "endings", {})
+
+    @cached_property
+    def bases(self) -> dict[str, str]:
+        """Digests of the frozen models, by their part."""
+        return {"reader": weights_digest(self.model), "tokenizer": tokenizer_digest(self.tokenizer)}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        versions = tuple(parameter._version for parameter in self.module.parameters())
+        if self._trained is None or self._trained[0] != versions:
+            self._trained = versions, weights_digest(self.module)
+        made = {"method": self.name, "config": self.config, "module": self.sizes}
+        return made | {"weights": self._trained[1]} | self.bases
+
+    def count_vectors(self, n_tokens: int) -> int:
+        if n_tokens < 1:
+            raise ValueError(f"a passage has at least 1 token, got {n_tokens!r}")
+        pieces = self._cut(n_tokens + self.has_bos)
+        return sum(map(self._count, pieces)) + (self.ending is not None)
+
+    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
+        """Write what was trained, complete or not at all; :meth:`load` reads it with the same models.
+
+        Args:
+            path: of the safetensors file.
+            card: what is known of the weights, as plain JSON: recipe, data.
+        """
+        config = {"module": self.sizes, "choices": self.config}
+        summary_weights.save(
+            Path(path), self.module, method=self.name, config=config, bases=self.bases, card=card or {}
+        )
+
+    @classmethod
+    def restored(cls, held: SummaryWeights, model: Any, tokenizer: Any, choices: Mapping[str, Any]) -> Self:
+        """What :meth:`save` wrote, on the models that it was trained on.
+
+        Args:
+            held: the contents of the file.
+            model, tokenizer: as for the constructor.
+            choices: arguments of the constructor, instead of those that were saved; None stands for the saved one.
+
+        Raises:
+            WeightsMismatchError: other models, or contents that do not fit.
+        """
+        given = {name: choice for name, choice in choices.items() if choice is not None}
+        try:
+            module = cls._empty(model, held.config["module"])
+            saved = dict(held.config["choices"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsMismatchError(f"{held.path} does not say what {cls.name!r} is made of: {error!r}") from error
+        summary_weights.fill(module, held.tensors, source=str(held.path))
+        module.to(model.get_input_embeddings().weight).eval()
+        made = cls(model, tokenizer, module, **saved | given)
+        held.check_bases(made.bases)
+        return made
+
+    def summarize(self, passages: Sequence[Passage | str], *, progress: Progress | None = None) -> list[SummaryVectors]:
+        checked = as_passages(passages)
+        if not checked:
+            return []
+        owners: dict[str, list[str]] = {}
+        for passage in checked:
+            if not passage.text.strip():
+                raise ValueError(f"the passage {passage.id!r} has no text; leave it out")
+            owners.setdefault(passage.text, []).append(passage.id)
+        texts = list(owners)
+        tokens = token_ids(self.tokenizer, texts)
+        pieces = [self._pieces(ids, owners[text][0]) for text, ids in zip(texts, tokens, strict=True)]
+        found: dict[str, Floats] = {}
+        done = 0
+        for i, vectors in self._matrices(pieces):
+            found[texts[i]] = _checked(vectors, owners[texts[i]][0])
+            done += len(owners[texts[i]])
+            if progress is not None:
+                progress(done, len(checked))
+        n_tokens = dict(zip(texts, self._reader_tokens(texts, tokens), strict=True))
+        fingerprint, reader = self.fingerprint, self.bases["reader"]
+        return [
+            SummaryVectors(
+                passage.id,
+                found[passage.text] if passage.id == owners[passage.text][0] else found[passage.text].copy(),
+                fingerprint,
+                reader,
+                n_tokens[passage.text],
+            )
+            for passage in checked
+        ]
+
+    def _reader_tokens(self, texts: Sequence[str], tokens: Sequence[TokenIds]) -> list[int]:
+        """Tokens of each text in the reader's vocabulary; this summarizer's own is the reader's unless it says."""
+        return [len(ids) for ids in tokens]
+
+    def _pieces(self, ids: TokenIds, passage: str) -> list[TokenIds]:
+        if not ids:
+            raise ValueError(f"the passage {passage!r} has no token in this vocabulary; leave it out")
+        whole = [self.tokenizer.bos_token_id, *ids] if self.has_bos else ids
+        try:
+            lengths = self._cut(len(whole))
+        except ValueError as error:
+            raise ValueError(f"the passage {passage!r} is too long: {error}") from error
+        starts = np.cumsum([0, *lengths])
+        return [whole[start : start + length] for start, length in zip(starts, lengths, strict=False)]
+
+    def _matrices(self, pieces: Sequence[Sequence[TokenIds]]) -> Iterator[tuple[int, Tensor]]:
+        """``(i, [m, d])`` of each passage as soon as all its pieces are encoded, the shortest first."""
+        places = [(i, j) for i, of_passage in enumerate(pieces) for j in range(len(of_passage))]
+        parts: dict[int, dict[int, Tensor]] = {}
+        for batch in batches([self._width(len(pieces[i][j])) for i, j in places], self.batch_tokens):
+            with lock_of(self.model), evaluating(self.model, self.module), torch.no_grad():
+                encoded = self.encode([pieces[i][j] for i, j in (places[k] for k in batch)])
+            for k, vectors in zip(batch, encoded, strict=True):
+                i, j = places[k]
+                parts.setdefault(i, {})[j] = vectors
+                if len(parts[i]) == len(pieces[i]):
+                    rows = [vectors for _, vectors in sorted(parts.pop(i).items(), key=itemgetter(0))]
+                    close = [] if self.ending is None else [self.endings[self.ending].detach().to(rows[0])[None]]
+                    yield i, torch.cat([*rows, *close])
+
+
+def _checked(vectors: Tensor, passage: str) -> Floats:
+    matrix: Floats = vectors.float().cpu().numpy()
+    if not np.isfinite(matrix).all():
+        raise SummaryValueError(
+            f"the summary of the passage {passage!r} has values that are not finite; use dtype='bfloat16' or 'float32'"
+        )
+    return matrix
