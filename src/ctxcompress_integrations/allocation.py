@@ -67,7 +67,7 @@ def allocate(
     result: CompressionResult,
     summaries: Mapping[str, SummaryVectors],
     *,
-    budget: int,
+    budget: int | None,
     count_tokens: Any,
     form: Allowed = "mixed",
 ) -> Allocation:
@@ -76,18 +76,20 @@ def allocate(
     Args:
         result: the passages, with what the compressor kept of each.
         summaries: vectors by passage id; a passage without is text or left out.
-        budget: reader positions for all of it, labels and separators included; never exceeded.
+        budget: reader positions for all of it, labels and separators included; never exceeded. None for the first
+            step alone and, where a passage has no vectors, what the compressor kept of it.
         count_tokens: the reader's tokenizer, or a function ``str -> int``.
         form: "mixed"; "text" or "vectors" for one of them alone.
 
     Raises:
         ValueError: a budget below 1 or an unknown form.
     """
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"budget must be an int >= 1, got {budget!r}")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
+        raise ValueError(f"budget must be None or an int >= 1, got {budget!r}")
     if form not in get_args(Allowed):
         raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
-    return _Set(result, summaries, Meter(as_counter(count_tokens)), form).within(budget)
+    retrieved = _Set(result, summaries, Meter(as_counter(count_tokens)), form)
+    return retrieved.unbounded() if budget is None else retrieved.within(budget)
 
 
 def label(number: int, passage: CompressedPassage) -> str:
@@ -106,6 +108,11 @@ class _Set:
         places = {p.id: i for i, p in enumerate(self.passages)}
         self.ranking = [places[p.id] for p in result.reranked()]
 
+    def unbounded(self) -> Allocation:
+        """Vectors wherever they save positions, and what the compressor kept of the others."""
+        kept = [self._kept(i) if vectors is None else self._cheapest(i) for i, vectors in enumerate(self.vectors)]
+        return self._allocation([f if f == "vectors" or self.allowed != "vectors" else "left out" for f in kept])
+
     def within(self, budget: int) -> Allocation:
         """The highest state of the ladder that fits."""
         states = list(self._states())
@@ -113,7 +120,9 @@ class _Set:
         fitting = (
             s for s in reversed(states) if (s is states[-1] or self._sum(s) <= budget) and self._count(s) <= budget
         )
-        forms = next(fitting, states[0])
+        return self._allocation(next(fitting, states[0]))
+
+    def _allocation(self, forms: Sequence[Form]) -> Allocation:
         costs = [self._cost(i, form) for i, form in enumerate(forms)]
         shares = map(Share, (p.id for p in self.passages), forms, costs)
         return Allocation(tuple(shares), self._parts(forms), self._count(forms))
@@ -133,11 +142,17 @@ class _Set:
         if self.allowed == "vectors":
             return
         for i in self.ranking:
-            if self.passages[i].text:
-                yield i, "full" if self.passages[i].text == self.passages[i].original else "pruned"
+            yield i, self._kept(i)
         for i in self.ranking:
             if self.passages[i].original:
                 yield i, "full"
+
+    def _kept(self, i: int) -> Form:
+        """What the compressor made of a passage."""
+        passage = self.passages[i]
+        if not passage.text:
+            return "left out"
+        return "full" if passage.text == passage.original else "pruned"
 
     def _cheapest(self, i: int) -> Form:
         """The richest form that takes no more positions than the vectors."""

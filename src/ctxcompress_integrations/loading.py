@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, ClassVar, NamedTuple, Unpack
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
@@ -54,6 +55,29 @@ class ModelKey(NamedTuple):
     weights: str | None
 
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Shared(Generic[Key, Value]):
+    """Costly objects by what they are made from: made once, kept while somebody holds them."""
+
+    def __init__(self) -> None:
+        self._found: WeakValueDictionary[Key, Value] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+        """What was made for ``key``, or what ``make`` makes now."""
+        with self._lock:
+            found = self._found.get(key)
+            if found is None:
+                found = self._found[key] = make()
+            return found
+
+
+_SCORERS: Shared[ModelKey, Scorer] = Shared()
+
+
 class LazyCompressor:
     """A compressor that loads on first use; components with the same model share it while one of them lives.
 
@@ -65,8 +89,7 @@ class LazyCompressor:
         compressor: one that is built already.
     """
 
-    _scorers: ClassVar[WeakValueDictionary[ModelKey, Scorer]] = WeakValueDictionary()
-    _loading = threading.Lock()
+    _loading: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: ModelKey, options: OptionArguments, compressor: TextCompressor | None = None) -> None:
         self._key, self._options, self._compressor = key, options, compressor
@@ -75,13 +98,13 @@ class LazyCompressor:
         """The compressor, loaded."""
         with self._loading:
             if self._compressor is None:
-                scorer = self._scorers.get(self._key)
-                if scorer is None:
-                    arguments = self._key._asdict()
-                    scorer = scorer_class(arguments.pop("method")).load(**arguments)
-                    self._scorers[self._key] = scorer
+                scorer = _SCORERS.get(self._key, self._load)
                 self._compressor = TextCompressor(scorer, **self._options)
             return self._compressor
+
+    def _load(self) -> Scorer:
+        arguments = self._key._asdict()
+        return scorer_class(arguments.pop("method")).load(**arguments)
 
     def around(self, compressor: TextCompressor) -> LazyCompressor:
         """The same configuration with a compressor that is built already."""

@@ -27,6 +27,18 @@ MAX_READERS = 8
 PROMPT = "Answer from these passages only and cite them as [1], [2] ...\n\n{context}\n\nQuestion: {question}\nAnswer:"
 
 
+def around(parts: Sequence[Part], question: str, prompt: str = PROMPT) -> tuple[Part, ...]:
+    """A whole prompt: passages in their parts where ``{context}`` stands, and the question where ``{question}`` does.
+
+    Raises:
+        ValueError: a prompt without the two, in this order.
+    """
+    before, found, after = prompt.partition("{context}")
+    if not found or "{question}" not in after:
+        raise ValueError(f"a prompt needs {{context}} and, after it, {{question}}; got {prompt!r}")
+    return (before, *parts, after.replace("{question}", question))
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What became of one question.
@@ -57,15 +69,12 @@ class Answer:
             for number, passage in enumerate(self.result.passages, start=1)
             if not passage.is_empty
         ]
-        return PROMPT.format(context=PASSAGE_SEPARATOR.join(kept), question=self.query)
+        return "".join(map(str, around([PASSAGE_SEPARATOR.join(kept)], self.query)))
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What a reader gets: :attr:`prompt`, or the same around the passages as they were allocated."""
-        if self.allocation is None:
-            return (self.prompt,)
-        before, after = PROMPT.split("{context}")
-        return (before, *self.allocation.parts, after.format(question=self.query))
+        return (self.prompt,) if self.allocation is None else around(self.allocation.parts, self.query)
 
 
 class Pipeline:
@@ -80,7 +89,7 @@ class Pipeline:
         reader_budget: reader positions for the passages of one question, spent on them as
             :func:`~ctxcompress_integrations.allocation.allocate` does; None to send what the compressor kept.
         fingerprint: of the summarizer whose vectors the index holds and the reader reads; None for text alone. A
-            reader of text alone gets text, after one warning.
+            passage that has none yet, and a reader of text alone (after one warning), gets text.
         form: "mixed", or "text" or "vectors" for one of them alone.
         max_new_tokens: longest answer of a :class:`Reader`.
 
@@ -166,7 +175,7 @@ class Pipeline:
         if self.reader_budget is None or not isinstance(self.reader, Reader):
             return answer
         ids = [passage.id for passage in result.passages if passage.original.strip()]  # blank texts have no summaries
-        summaries = self.index.summaries(ids, self.fingerprint) if self.fingerprint is not None else []  # type: ignore[attr-defined]
+        summaries = [] if self.fingerprint is None else self.index.summaries(ids, self.fingerprint, skip_missing=True)
         allocation = allocate(
             result,
             {summary.id: summary for summary in summaries},

@@ -65,7 +65,9 @@ class SummarizedIndex(ReadableIndex):
 
     # -- reading
 
-    def summaries(self, ids: Sequence[str], fingerprint: str, *, device: Any = None) -> list[SummaryVectors]:
+    def summaries(
+        self, ids: Sequence[str], fingerprint: str, *, device: Any = None, skip_missing: bool = False
+    ) -> list[SummaryVectors]:
         """The summary vectors of passages, in the order of ``ids``.
 
         Args:
@@ -73,6 +75,7 @@ class SummarizedIndex(ReadableIndex):
             device: None for numpy arrays: read-only views of the mapped file for fp16, float32 for int8 and pq. A torch
                 device for tensors that are already on it: float16 or float32, to be left unchanged, as the next caller
                 may get the same ones.
+            skip_missing: leave out passages that are no longer there, or have no summary for the text they have now.
 
         Raises:
             ValueError: an id is unknown.
@@ -83,11 +86,14 @@ class SummarizedIndex(ReadableIndex):
         ids = checked_ids(ids)
         with self._view():
             stored = self._store.lookup(ids)
-            if unknown := [id_ for id_ in ids if id_ not in stored]:
+            if skip_missing:
+                ids = [id_ for id_ in ids if id_ in stored]
+            elif unknown := [id_ for id_ in ids if id_ not in stored]:
                 raise ValueError(f"no passage has the id {unknown[0]!r}: leave it out, or add the passage first")
         keys = {id_: bytes.fromhex(stored[id_].text_sha256) for id_ in ids}
         reader, found = self._summaries.read(fingerprint, list(dict.fromkeys(keys.values())), device)
-        if missing := [id_ for id_ in ids if keys[id_] not in found]:
+        missing = [id_ for id_ in ids if keys[id_] not in found]
+        if missing and not skip_missing:
             raise SummaryMissingError(
                 f"{len(missing)} passages have no summary by {fingerprint} for the text they have now "
                 f"({', '.join(map(repr, missing[:5]))}{' ...' if len(missing) > 5 else ''}): run "
@@ -99,6 +105,7 @@ class SummarizedIndex(ReadableIndex):
         return [
             SummaryVectors(id_, found[keys[id_]].vectors, fingerprint, reader, found[keys[id_]].n_tokens, name)
             for id_ in ids
+            if keys[id_] in found
         ]
 
     @property

@@ -8,9 +8,8 @@ from typing import Any
 
 from langchain_core.documents import Document
 
+from ctxcompress_integrations.host_reading import with_figures
 from ctxcompress_integrations.records import CompressionResult, Passage
-
-KEY = "ctxcompress"
 
 
 def to_passages(documents: Sequence[Document]) -> list[Passage]:
@@ -22,7 +21,9 @@ def from_result(documents: Sequence[Document], result: CompressionResult, *, dro
     """New documents with the kept texts; ids and metadata are those of the documents that went in."""
     pairs = zip(documents, result.passages, strict=True)
     return [
-        Document(id=d.id, page_content=p.text, metadata={**deepcopy(d.metadata), KEY: result.figures(p)}, type=d.type)
+        Document(
+            id=d.id, page_content=p.text, metadata=with_figures(deepcopy(d.metadata), result.figures(p)), type=d.type
+        )
         for d, p in pairs
         if not (drop_empty and p.is_empty)
     ]

@@ -19,6 +19,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
+from ctxcompress_integrations.host_reading import with_summary_key
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.records import Passage
 
@@ -29,10 +30,14 @@ class CompressedIndexVectorStore(VectorStore):
     Args:
         index: an open index; the store uses it and leaves closing to its owner.
         embedding: the embeddings that the index was made with, when they are LangChain's.
+        summaries: fingerprint of a summarizer: documents that a search finds then carry the key of its summary, for a
+            ``ChatSummaryReader``, under ``metadata["ctxcompress"]``.
     """
 
-    def __init__(self, index: CompressedIndex, *, embedding: Embeddings | None = None) -> None:
-        self.index = index
+    def __init__(
+        self, index: CompressedIndex, *, embedding: Embeddings | None = None, summaries: str | None = None
+    ) -> None:
+        self.index, self.summaries = index, summaries
         self._embedding = embedding
 
     @property
@@ -98,12 +103,12 @@ class CompressedIndexVectorStore(VectorStore):
         self, query: str, k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """Documents with their cosine similarities, best first."""
-        return [(_document(p), float(p.score or 0.0)) for p in self.index.search(query, k, filter)]
+        return [(self._found(p), float(p.score or 0.0)) for p in self.index.search(query, k, filter)]
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[Document]:
-        return [_document(passage) for passage in self.index.search_vector(embedding, k, filter)]
+        return [self._found(passage) for passage in self.index.search_vector(embedding, k, filter)]
 
     def max_marginal_relevance_search(
         self,
@@ -129,7 +134,12 @@ class CompressedIndexVectorStore(VectorStore):
         found = self.index.search_vector(embedding, max(k, fetch_k), filter)
         vectors = self.index.vectors_of([passage.id for passage in found])
         chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), list(vectors), lambda_mult, k)
-        return [_document(found[i]) for i in chosen]
+        return [self._found(found[i]) for i in chosen]
+
+    def _found(self, passage: Passage) -> Document:
+        document = _document(passage)
+        document.metadata = with_summary_key(document.metadata, self.summaries)
+        return document
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda cosine: min(1.0, max(0.0, (1.0 + cosine) / 2.0))

@@ -1,4 +1,6 @@
-"""LlamaIndex: a node postprocessor, a retriever that compresses, and a vector store over ``CompressedIndex``."""
+"""LlamaIndex: a node postprocessor, a compressing retriever, a vector store over ``CompressedIndex``, and a synthesizer
+that reads summary vectors.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ check("llama_index", extra="llama-index")
 
 from ctxcompress_integrations.llama_index.postprocessor import ContextNodePostprocessor  # noqa: E402 - after the check
 from ctxcompress_integrations.llama_index.retriever import CompressedRetriever  # noqa: E402
+from ctxcompress_integrations.llama_index.synthesizer import SummarySynthesizer  # noqa: E402
 from ctxcompress_integrations.llama_index.vector_store import CompressedIndexVectorStore  # noqa: E402
 
-__all__ = ["CompressedIndexVectorStore", "CompressedRetriever", "ContextNodePostprocessor"]
+__all__ = ["CompressedIndexVectorStore", "CompressedRetriever", "ContextNodePostprocessor", "SummarySynthesizer"]

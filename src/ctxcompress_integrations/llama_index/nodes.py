@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
 
+from ctxcompress_integrations.host_reading import KEY, with_figures
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
-
-KEY = "ctxcompress"
 
 
 def to_passages(nodes: Sequence[NodeWithScore]) -> dict[int, Passage]:
@@ -39,7 +38,12 @@ def _shortened(node: TextNode, passage: CompressedPassage, result: CompressionRe
     """A copy with the same id, relationships and metadata; the figures cost neither the LLM nor an embedder a token."""
     copy = node.model_copy(deep=True)
     copy.set_content(passage.text)
-    copy.metadata[KEY] = result.figures(passage)
-    copy.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, KEY]
-    copy.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, KEY]
+    copy.metadata = with_figures(copy.metadata, result.figures(passage))
+    hide(copy)
     return copy
+
+
+def hide(node: BaseNode) -> None:
+    """Keep what the package wrote into a node of its own from LLM and embedder."""
+    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, KEY]
+    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, KEY]

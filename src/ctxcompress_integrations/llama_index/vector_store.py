@@ -22,8 +22,10 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
+from ctxcompress_integrations.host_reading import with_summary_key
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.llama_index.filters import where_of, where_of_query
+from ctxcompress_integrations.llama_index.nodes import hide
 from ctxcompress_integrations.records import Passage
 
 
@@ -32,11 +34,14 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
 
     Args:
         path: the index directory; made when the first nodes come, opened when it is there.
+        summaries: fingerprint of a summarizer: nodes that a query finds then carry the key of its summary, for a
+            ``SummarySynthesizer``, under ``metadata["ctxcompress"]``, hidden from LLM and embedder.
     """
 
     stores_text: bool = True
     is_embedding_query: bool = True
     path: str
+    summaries: str | None = None
 
     _index: CompressedIndex | None = PrivateAttr(default=None)
 
@@ -113,7 +118,7 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
             )
             found = [found[i] for i in chosen]
         return VectorStoreQueryResult(
-            nodes=[_node(p) for p in found],
+            nodes=[self._found(p) for p in found],
             similarities=[float(p.score or 0.0) for p in found],
             ids=[p.id for p in found],
         )
@@ -149,6 +154,13 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
         """Let go of the directory, so that another process may write."""
         if self._index is not None:
             self._index.close()
+
+    def _found(self, passage: Passage) -> BaseNode:
+        node = _node(passage)
+        if self.summaries is not None:
+            node.metadata = with_summary_key(node.metadata, self.summaries)
+            hide(node)
+        return node
 
     def _ids(self, node_ids: list[str] | None, where: dict[str, Any] | None) -> list[str]:
         if self._index is None:

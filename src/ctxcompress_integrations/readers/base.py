@@ -35,9 +35,11 @@ class Reader(ABC):
 
     Attributes:
         reads_vectors: whether parts may be :class:`SummaryVectors` and are read as such.
+        counts_tokens: whether :meth:`count_tokens` is known.
     """
 
     reads_vectors: bool = False
+    counts_tokens: bool = True
 
     def __init__(self, *, max_batch: int = 8) -> None:
         if max_batch < 1:

@@ -44,6 +44,7 @@ class TextReader(PooledReader):
             texts.get if isinstance(texts, Mapping) else texts or (lambda _: None)
         )
         self._count = None if count_tokens is None else as_counter(count_tokens)
+        self.counts_tokens = self._count is not None
         self._has_warned = False
         self._warning = threading.Lock()
 

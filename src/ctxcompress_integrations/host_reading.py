@@ -1,0 +1,111 @@
+"""What both hosts share when a reader answers from retrieved passages: a reader that loads once, and the decision which
+passages travel as summary vectors.
+
+Knows neither host. A retrieved passage says under ``metadata["ctxcompress"]["summary"]`` which summarizer's vectors an
+index holds for it: the key travels through the host, the tensor never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ctxcompress_integrations.allocation import Allocation, allocate
+from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.index.compressed_index import CompressedIndex
+from ctxcompress_integrations.loading import Shared
+from ctxcompress_integrations.readers import load_reader
+from ctxcompress_integrations.readers.base import Reader
+from ctxcompress_integrations.records import Passage, SummaryVectors
+
+KEY = "ctxcompress"
+SUMMARY = "summary"
+
+
+class ReaderKey(NamedTuple):
+    """What decides which reader is loaded; arguments as for :func:`~ctxcompress_integrations.load_reader`."""
+
+    name: str
+    device: str
+    dtype: str
+    adapters: tuple[tuple[str, str], ...]
+
+
+_READERS: Shared[ReaderKey, Reader] = Shared()
+
+
+def shared_reader(key: ReaderKey) -> Reader:
+    """The reader, loaded on first use; components with the same key share it while one of them lives."""
+    return _READERS.get(
+        key, lambda: load_reader(key.name, device=key.device, dtype=key.dtype, adapters=dict(key.adapters))
+    )
+
+
+def with_figures(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a passage's metadata with figures under the package's one key, beside what stands there."""
+    ours = metadata.get(KEY)
+    return {**metadata, KEY: {**(ours if isinstance(ours, Mapping) else {}), **figures}}
+
+
+def with_summary_key(metadata: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+    """A copy of a found passage's metadata that says whose vectors the index holds for it; None changes nothing."""
+    return dict(metadata) if fingerprint is None else with_figures(metadata, {SUMMARY: fingerprint})
+
+
+def summary_key(metadata: Mapping[str, Any]) -> str | None:
+    """The fingerprint that :func:`with_summary_key` put in; None when there is none."""
+    ours = metadata.get(KEY)
+    found = ours.get(SUMMARY) if isinstance(ours, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def arrange(
+    passages: Sequence[Passage],
+    query: str,
+    *,
+    reader: Reader,
+    index: CompressedIndex | None,
+    compressor: TextCompressor,
+    budget: int | None,
+) -> Allocation:
+    """Decide in which form each retrieved passage is read.
+
+    Args:
+        passages: as they were retrieved, with the index's ids ("" where there is none); those whose metadata carry a
+            summary's key may travel as vectors, the others travel as text.
+        query: what the compressor prunes for.
+        reader: what counts the positions; one that reads text only gets text.
+        index: that holds the vectors.
+        compressor: what ranks and prunes under a budget; without a budget it is not used.
+        budget: reader positions for all passages; None for vectors wherever there are any, and whole texts elsewhere.
+
+    Returns:
+        The passages under their numbers in ``passages``, "0", "1", ...
+
+    Raises:
+        ValueError: a passage has the key of a summary, the reader reads vectors, and there is no index.
+        SummaryMismatchError: the index holds summaries of other summarizers only.
+    """
+    places: dict[str, dict[str, list[str]]] = {}  # fingerprint -> id in the index -> numbers in this request
+    for number, passage in enumerate(passages):
+        key = summary_key(passage.metadata)
+        if key is not None and passage.id and reader.reads_vectors and passage.text.strip():
+            places.setdefault(key, {}).setdefault(passage.id, []).append(str(number))
+    summaries: dict[str, SummaryVectors] = {}
+    for fingerprint, numbers in places.items():
+        if index is None:
+            raise ValueError(
+                f"the passage {next(iter(numbers))!r} carries the key of a summary: give the index, index="
+            )
+        for found in index.summaries(list(numbers), fingerprint, skip_missing=True):
+            summaries |= dict.fromkeys(numbers[found.id], found)
+    numbered = [replace(passage, id=str(number)) for number, passage in enumerate(passages)]  # hosts repeat ids
+    can_do_without = budget is None and not reader.counts_tokens
+    count_tokens = compressor.scorer.count_tokens if can_do_without else reader.count_tokens
+    result = (
+        compressor.compress(numbered, query, keep_ratio=1.0, count_tokens=count_tokens)
+        if budget is None
+        else compressor.compress(numbered, query, token_budget=budget, count_tokens=count_tokens)
+    )
+    return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
