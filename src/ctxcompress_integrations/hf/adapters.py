@@ -48,22 +48,28 @@ class Adapters:
         self.base = model
         self._peft: Any = None
         self._exchanges: list[_Exchange] = []
-        self.names: frozenset[str] = frozenset(folders)
+        # PEFT makes attributes of its names: one with a dot, as paths and hub names have, would not do
+        self._inner = {name: f"adapter_{i}" for i, name in enumerate(folders)}
         if hasattr(model, "peft_type"):  # a PeftModel; asked for without importing peft
             if folders:
                 raise ValueError(f"load {min(folders)!r} into the PeftModel, or pass the bare model with adapters=")
             self.base, self._peft = model.get_base_model(), model
-            self.names = frozenset(model.peft_config)
+            self._inner = {name: name for name in model.peft_config}
         elif folders:
             with locked(model), _left_as_it_was(model):
                 self._load(folders)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What :meth:`generating` knows."""
+        return frozenset(self._inner)
 
     @contextmanager
     def generating(self, names: Sequence[str | None]) -> Iterator[Callable[..., Any]]:
         """Yields a ``generate`` under which row ``i`` of a batch is read with the adapter ``names[i]``; the model must
         be this thread's alone.
         """
-        if self._peft is None or (self._exchanges and not any(names)):
+        if self._peft is None or (self._exchanges and all(name is None for name in names)):
             yield self.base.generate
             return
         for change in self._exchanges:
@@ -72,7 +78,8 @@ class Adapters:
         try:
             for module in flags:
                 module.training = False
-            yield partial(self._peft.generate, adapter_names=[name or BASE for name in names])
+            rows = [BASE if name is None else self._inner[name] for name in names]
+            yield partial(self._peft.generate, adapter_names=rows)
         finally:
             for module in flags:
                 module.training = True
@@ -85,17 +92,22 @@ class Adapters:
         try:
             for name, source in folders.items():
                 folder = str(adapter_folder(source))
-                _check_config(name, peft.PeftConfig.from_pretrained(folder))
+                _check(name, peft.PeftConfig.from_pretrained(folder), peft.load_peft_weights(folder, device="cpu"))
                 if self._peft is None:
-                    self._peft = peft.PeftModel.from_pretrained(self.base, folder, adapter_name=name)
+                    self._peft = peft.PeftModel.from_pretrained(self.base, folder, adapter_name=self._inner[name])
                 else:
-                    self._peft.load_adapter(folder, adapter_name=name)
+                    self._peft.load_adapter(folder, adapter_name=self._inner[name])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelLoadError(
                 f"cannot load the adapter {name!r} into {type(self.base).__name__} ({error})"
             ) from error
         finally:
             self._exchanges = _take_out(before)
+        if any(change.own is self.base.get_input_embeddings() for change in self._exchanges):
+            raise UnsupportedModelError(
+                f"one of the adapters {', '.join(sorted(folders))} changes the input embeddings, which the texts "
+                "of all requests share: merge it into the model instead"
+            )
 
 
 def _take_out(before: Mapping[str, nn.Module]) -> list[_Exchange]:
@@ -128,14 +140,11 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
             delattr(model, name)
 
 
-def _check_config(name: str, config: Any) -> None:
-    extras = {
-        "peft_type": "" if config.peft_type == "LORA" else config.peft_type,
-        "bias": "" if config.bias == "none" else config.bias,
-        "modules_to_save": config.modules_to_save,
-    }
-    for field, value in extras.items():
-        if value:
-            raise UnsupportedModelError(
-                f"the adapter {name!r} has {field}={value!r}; only LoRA layers can stand beside a model: merge it"
-            )
+def _check(name: str, config: Any, weights: Mapping[str, Any]) -> None:
+    """``UnsupportedModelError`` for weights that PEFT would put into the model itself, or cannot mix in a batch."""
+    more = [str(config.peft_type)] if config.peft_type != "LORA" else ["DoRA"] if config.use_dora else []
+    more += sorted(key for key in weights if ".lora_" not in key)
+    if more:
+        raise UnsupportedModelError(
+            f"the adapter {name!r} is more than LoRA layers, it has {more[0]}: merge it into the model instead"
+        )

@@ -67,14 +67,14 @@ def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(end for end in [*listed, tokenizer.eos_token_id] if end is not None))
 
 
-def answers(model: Any, batch: Batch, decoding: Decoding, generate: Callable[..., Any] | None = None) -> list[str]:
+def answers(generate: Callable[..., Any], model: Any, batch: Batch, decoding: Decoding) -> list[str]:
     """Greedy answers to the prompts of a batch; to be called inside :func:`reading`.
 
     Args:
+        generate: the decoder's, or PEFT's around it.
         model: the decoder.
-        generate: its ``generate``, or PEFT's around it.
     """
-    ids = _generate(model, batch, decoding, generate)
+    ids = _generate(generate, model, batch, decoding)
     return [cut_at(decoding.text(row), decoding.stop)[0] for row in ids.tolist()]
 
 
@@ -88,10 +88,12 @@ def streamed(run: Callable[[TokenStream], None], decoding: Decoding) -> Iterator
     return cut_stream(_pieces(run, decoding), decoding.stop)
 
 
-def stream_into(tokens: TokenStream, model: Any, batch: Batch, decoding: Decoding, generate: Any | None = None) -> None:
-    """Generate for the single prompt of a batch, inside :func:`reading`."""
-    if not tokens.is_cancelled():
-        _generate(model, batch, decoding, generate, tokens)
+def stream_into(
+    tokens: TokenStream, generate: Callable[..., Any], model: Any, batch: Batch, decoding: Decoding
+) -> None:
+    """Generate for the single prompt of a batch, as :func:`answers` does."""
+    if not tokens.is_cancelled():  # nobody may have waited for the model to be free
+        _generate(generate, model, batch, decoding, tokens)
 
 
 @contextmanager
@@ -113,7 +115,7 @@ def reading(model: Any) -> Iterator[None]:
 
 
 def _generate(
-    model: Any, batch: Batch, decoding: Decoding, generate: Callable[..., Any] | None, tokens: TokenStream | None = None
+    generate: Callable[..., Any], model: Any, batch: Batch, decoding: Decoding, tokens: TokenStream | None = None
 ) -> Tensor:
     """New token ids ``[b, t]``."""
     given: dict[str, Any] = {"inputs_embeds": batch.inputs_embeds, "attention_mask": batch.attention_mask}
@@ -123,7 +125,7 @@ def _generate(
         given["stopping_criteria"] = StoppingCriteriaList([_Stopped(decoding, tokens)])
     if tokens is not None:
         given["streamer"] = tokens
-    ids: Tensor = (generate or model.generate)(generation_config=decoding.config(), **given)
+    ids: Tensor = generate(generation_config=decoding.config(), **given)
     return ids
 
 

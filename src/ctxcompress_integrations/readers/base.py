@@ -121,11 +121,15 @@ def check_summaries(
     """
     for summary in summaries:
         where = f"the vectors of the passage {summary.id!r}"
+        if identity is None:
+            raise SummaryMismatchError(
+                f"{where} are made for the reader {summary.reader[:12]}..., the weights of this one are not known; say "
+                "which they are with identity="
+            )
         if summary.reader != identity:
             raise SummaryMismatchError(
-                f"{where} are made for the reader {summary.reader[:12]}..., this one is "
-                f"{f'{identity[:12]}...' if identity else 'of unknown weights'}; load the reader that they are made "
-                "for, or summarize the passages again for this one"
+                f"{where} are made for the reader {summary.reader[:12]}..., this one is {identity[:12]}...; load the "
+                "reader that they are made for, or summarize the passages again for this one"
             )
         if width not in (None, summary.width):
             raise SummaryMismatchError(

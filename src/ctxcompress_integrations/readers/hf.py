@@ -118,7 +118,7 @@ class HFReader(Reader):
             batch = [checked[i] for i in chosen]
             with reading(self._adapters.base), self._adapters.generating([p.adapter for p in batch]) as generate:
                 embeds = left_padded([self._splicer.embed(prompt.segments) for prompt in batch])
-                texts.update(zip(chosen, answers(self._adapters.base, embeds, decoding, generate), strict=True))
+                texts.update(zip(chosen, answers(generate, self._adapters.base, embeds, decoding), strict=True))
         return [texts[i] for i in range(len(checked))]
 
     def stream(self, parts: Sequence[Part], *, max_new_tokens: int = 128, stop: Sequence[str] = ()) -> Iterator[str]:
@@ -128,7 +128,7 @@ class HFReader(Reader):
         def run(tokens: TokenStream) -> None:
             with reading(self._adapters.base), self._adapters.generating([prompt.adapter]) as generate:
                 embeds = left_padded([self._splicer.embed(prompt.segments)])
-                stream_into(tokens, self._adapters.base, embeds, decoding, generate)
+                stream_into(tokens, generate, self._adapters.base, embeds, decoding)
 
         return streamed(run, decoding)
 

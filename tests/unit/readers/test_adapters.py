@@ -13,6 +13,7 @@ from ctxcompress_integrations.testing.tiny import tiny_decoder
 # what PEFT asks of a model that it wraps; transformers warns of it
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 N = 10
+NEWS = "hub/news-v1.5"
 
 
 def save_adapter(model, folder, *, seed, targets=("q_proj", "v_proj"), **config):
@@ -21,7 +22,7 @@ def save_adapter(model, folder, *, seed, targets=("q_proj", "v_proj"), **config)
         copy.deepcopy(model),
         LoraConfig(r=4, lora_alpha=16, target_modules=list(targets), init_lora_weights=False, **config),
     )
-    made.save_pretrained(folder)
+    made.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
@@ -35,7 +36,7 @@ def folders(decoder, tmp_path_factory):
     root = tmp_path_factory.mktemp("adapters")
     return {
         "law": save_adapter(decoder[0], root / "law", seed=1),
-        "news": save_adapter(decoder[0], root / "news", seed=2, targets=("o_proj", "down_proj"), task_type="CAUSAL_LM"),
+        NEWS: save_adapter(decoder[0], root / NEWS, seed=2, targets=("o_proj", "down_proj"), task_type="CAUSAL_LM"),
     }
 
 
@@ -47,7 +48,7 @@ def merged(model, folder):
 def prompts_for(model, twin):
     return {
         name: ["Read ", twin.summary(model, m=m, seed=m, adapter=name), "Which tower is it?"]
-        for m, name in enumerate(["law", "news", None], start=3)
+        for m, name in enumerate(["law", NEWS, None], start=3)
     }
 
 
@@ -65,14 +66,14 @@ def state(model):
 def test_mixed_batches_equal_merged_models_one_by_one(decoder, folders, twin):
     model, tokenizer = decoder
     reader = HFReader(model, tokenizer, adapters=folders)
-    assert reader.adapters == {"law", "news"}
+    assert reader.adapters == {"law", NEWS}
     prompts = prompts_for(model, twin)
     expected = {
         name: twin.answer(model if name is None else merged(model, folders[name]), tokenizer, parts, N)
         for name, parts in prompts.items()
     }
     assert len(set(expected.values())) == 3  # an adapter that changes nothing would prove nothing
-    names = [None, "law", "news", "law", None]
+    names = [None, "law", NEWS, "law", None]
     assert reader.generate_many([prompts[n] for n in names], max_new_tokens=N) == [expected[n] for n in names]
     for name, parts in prompts.items():
         assert reader.generate(parts, max_new_tokens=N) == expected[name]
@@ -109,13 +110,13 @@ def test_two_readers_share_a_model(decoder, folders, twin):
     model, tokenizer = decoder
     prompts = prompts_for(model, twin)
     law = HFReader(model, tokenizer, adapters={"law": folders["law"]})
-    news = HFReader(model, tokenizer, adapters={"news": folders["news"]})
+    news = HFReader(model, tokenizer, adapters={NEWS: folders[NEWS]})
     assert law.identity == news.identity
     expected = twin.answer(merged(model, folders["law"]), tokenizer, prompts["law"], N)
-    news.generate(prompts["news"], max_new_tokens=N)
+    news.generate(prompts[NEWS], max_new_tokens=N)
     assert law.generate(prompts["law"], max_new_tokens=N) == expected
-    with pytest.raises(SummaryMismatchError, match=r"adapter 'news', .* \(it has: law\)"):
-        law.generate(prompts["news"])
+    with pytest.raises(SummaryMismatchError, match=r"adapter 'hub/news-v1.5', .* \(it has: law\)"):
+        law.generate(prompts[NEWS])
 
 
 def test_a_peft_model_brings_its_own_adapters(decoder, folders, twin):
@@ -130,16 +131,16 @@ def test_a_peft_model_brings_its_own_adapters(decoder, folders, twin):
     reader = HFReader(wrapped, tokenizer)
     assert reader.generate_many([prompts[None], prompts["law"]], max_new_tokens=N) == expected
     assert (state(wrapped.get_base_model()), wrapped.active_adapter) == (before, active)
-    with pytest.raises(ValueError, match="load 'news' into the PeftModel"):
-        HFReader(wrapped, tokenizer, adapters={"news": folders["news"]})
+    with pytest.raises(ValueError, match="load 'hub/news-v1.5' into the PeftModel"):
+        HFReader(wrapped, tokenizer, adapters={NEWS: folders[NEWS]})
 
 
 def test_wrong_adapters_are_named(decoder, folders, twin, tmp_path):
     model, tokenizer = decoder
     before = state(model)
     reader = HFReader(model, tokenizer, adapters=folders)
-    mixed = [twin.summary(model, "a", adapter="law"), twin.summary(model, "b", adapter="news")]
-    with pytest.raises(SummaryMismatchError, match="adapters 'law' and 'news'"):
+    mixed = [twin.summary(model, "a", adapter="law"), twin.summary(model, "b", adapter=NEWS)]
+    with pytest.raises(SummaryMismatchError, match="adapters 'law' and 'hub/news-v1.5'"):
         reader.generate(mixed)
     with pytest.raises(SummaryMismatchError, match="adapters 'law' and None"):
         reader.generate([mixed[0], twin.summary(model)])
@@ -148,9 +149,16 @@ def test_wrong_adapters_are_named(decoder, folders, twin, tmp_path):
         HFReader(model, tokenizer, adapters={"x": tmp_path / "empty"})
     with pytest.raises(ModelLoadError, match="cannot load the adapter '.*nowhere'"):
         HFReader(model, tokenizer, adapters={"x": tmp_path / "nowhere"})
-    more = save_adapter(model, tmp_path / "more", seed=3, modules_to_save=["lm_head"])
-    with pytest.raises(UnsupportedModelError, match="'x' has modules_to_save="):
-        HFReader(model, tokenizer, adapters={"law": folders["law"], "x": more})
+    extras = {"lm_head": {"modules_to_save": ["lm_head"]}, "bias": {"bias": "lora_only"}, "DoRA": {"use_dora": True}}
+    if model.config.model_type == "llama":  # has no bias that could be saved
+        del extras["bias"]
+    for extra, config in extras.items():
+        more = save_adapter(decoder[0], tmp_path / extra, seed=3, **config)
+        with pytest.raises(UnsupportedModelError, match=f"'x' is more than LoRA layers, it has .*{extra}"):
+            HFReader(model, tokenizer, adapters={"law": folders["law"], "x": more})
+    table = save_adapter(model, tmp_path / "table", seed=3, targets=("embed_tokens",))
+    with pytest.raises(UnsupportedModelError, match="changes the input embeddings"):
+        HFReader(model, tokenizer, adapters={"x": table})
     assert state(model) == before
     wide, _ = tiny_decoder("gpt2")
     with pytest.raises(ModelLoadError, match="the adapter 'law' into GPT2LMHeadModel"):

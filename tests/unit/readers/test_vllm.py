@@ -303,7 +303,7 @@ def test_wrong_urls(url):
 
 def test_wrong_vectors_are_named_before_anything_is_sent(server, decoder, twin):
     summary = twin.summary(decoder[0], "x")
-    with pytest.raises(SummaryMismatchError, match=r"'x' .*of unknown weights"):
+    with pytest.raises(SummaryMismatchError, match=r"'x' .*not known; say which they are with identity="):
         VLLMReader(server.url, "m").generate([summary])
     reader = VLLMReader(server.url, "m", identity=summary.reader, adapters={"law": "m-law"})
     with pytest.raises(SummaryMismatchError, match=r"adapter 'news'"):
