@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ctxcompress_integrations.records import (
     PASSAGE_SEPARATOR,
-    CompressedPassage,
     CompressionResult,
     SummaryVectors,
 )
@@ -92,9 +91,9 @@ def allocate(
     return retrieved.unbounded() if budget is None else retrieved.within(budget)
 
 
-def label(number: int, passage: CompressedPassage) -> str:
+def label(number: int, title: str) -> str:
     """What stands before a passage: "[2] " or "[2] Title: "."""
-    return f"[{number}] {passage.title}: " if passage.title else f"[{number}] "
+    return f"[{number}] {title}: " if title else f"[{number}] "
 
 
 class _Set:
@@ -165,7 +164,7 @@ class _Set:
     def _piece(self, i: int, form: Form) -> tuple[str, SummaryVectors | None]:
         passage = self.passages[i]
         text = {"pruned": passage.text, "full": passage.original}.get(form, "")
-        return label(i + 1, passage) + text, self.vectors[i] if form == "vectors" else None
+        return label(i + 1, passage.title) + text, self.vectors[i] if form == "vectors" else None
 
     def _cost(self, i: int, form: Form) -> int:
         if form == "left out":

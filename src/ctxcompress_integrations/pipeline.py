@@ -65,7 +65,7 @@ class Answer:
     def prompt(self) -> str:
         """A prompt with what was kept, numbered for citations; numbers are positions in ``retrieved``."""
         kept = [
-            label(number, passage) + passage.text
+            label(number, passage.title) + passage.text
             for number, passage in enumerate(self.result.passages, start=1)
             if not passage.is_empty
         ]

@@ -16,13 +16,15 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from ctxcompress_integrations.host_reading import ReaderKey, arrange, shared_reader
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
 from ctxcompress_integrations.langchain.turns import Retrieved, runs_of, turn_of
 from ctxcompress_integrations.readers.base import Part, Reader
+
+_UNUSED = {"api_key", "base_url", "max_retries", "streaming", "timeout"}
 
 
 class ChatSummaryReader(BaseChatModel):
@@ -39,6 +41,8 @@ class ChatSummaryReader(BaseChatModel):
         compressor: what ranks and prunes passages under a budget.
         max_tokens: longest answer.
         stop: texts that end the answer and are left out.
+        temperature: 0, as readers are greedy. What else LangChain gives every chat model (``api_key``, ``timeout`` ...)
+            is taken and not used.
 
     Raises:
         SummaryMismatchError: the summaries were made for another reader or adapter.
@@ -56,9 +60,15 @@ class ChatSummaryReader(BaseChatModel):
     compressor: ContextDocumentCompressor = Field(default_factory=ContextDocumentCompressor)
     max_tokens: int = Field(default=256, ge=1)
     stop: list[str] | None = None
+    temperature: float = Field(default=0.0, ge=0.0, le=0.0)
 
     _reader: Reader | None = PrivateAttr(default=None)
     _index: CompressedIndex | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_standard_arguments(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in _UNUSED}
 
     @classmethod
     def from_reader(cls, reader: Reader, *, index: CompressedIndex | None = None, **fields: Any) -> Self:

@@ -72,7 +72,7 @@ class SummarySynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
-        return super().synthesize(query, nodes, additional_source_nodes, nodes=nodes, **response_kwargs)
+        return super().synthesize(query, nodes, additional_source_nodes, found=nodes, **response_kwargs)
 
     async def asynthesize(
         self,
@@ -81,16 +81,16 @@ class SummarySynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TYPE:
-        return await super().asynthesize(query, nodes, additional_source_nodes, nodes=nodes, **response_kwargs)
+        return await super().asynthesize(query, nodes, additional_source_nodes, found=nodes, **response_kwargs)
 
     def get_response(
         self,
         query_str: str,
         text_chunks: Sequence[str],
-        nodes: Sequence[NodeWithScore] | None = None,
+        found: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
-        parts = self._parts(query_str, text_chunks, nodes)
+        parts = self._parts(query_str, text_chunks, found)
         if self._streaming:
             return self._stream(parts)
         return self.reader.generate(parts, max_new_tokens=self.max_new_tokens)
@@ -99,21 +99,21 @@ class SummarySynthesizer(BaseSynthesizer):
         self,
         query_str: str,
         text_chunks: Sequence[str],
-        nodes: Sequence[NodeWithScore] | None = None,
+        found: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
-        parts = await asyncio.to_thread(self._parts, query_str, text_chunks, nodes)
+        parts = await asyncio.to_thread(self._parts, query_str, text_chunks, found)
         if self._streaming:
             return self._astream(parts)
         return await self.reader.agenerate(parts, max_new_tokens=self.max_new_tokens)
 
-    def _parts(self, query: str, text_chunks: Sequence[str], nodes: Sequence[NodeWithScore] | None) -> Sequence[Part]:
+    def _parts(self, query: str, text_chunks: Sequence[str], found: Sequence[NodeWithScore] | None) -> Sequence[Part]:
         """The prompt, with each passage in the form in which it is read."""
-        if nodes is None:
+        if found is None:
             passages = [Passage("", text) for text in text_chunks]
         else:
             passages = [
-                Passage(n.node.node_id, n.node.get_content(MetadataMode.NONE), n.score, n.node.metadata) for n in nodes
+                Passage(n.node.node_id, n.node.get_content(MetadataMode.NONE), n.score, n.node.metadata) for n in found
             ]
         allocation = arrange(
             passages,
