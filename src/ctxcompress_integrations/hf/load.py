@@ -225,7 +225,7 @@ def checkpoint_path(name: str | Path) -> Path:
         ModelLoadError: neither here nor there.
     """
     path, parts = Path(name), str(name).split("/")
-    if path.exists():
+    if str(name) and path.exists():
         return path
     if len(parts) < 2 or not all(parts):
         raise ModelLoadError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,8 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         module: the summary tokens.
         prefix: "document" accumulates over the segments of a passage, "empty" does not.
         segment_tokens: tokens per segment.
-        max_positions: that one forward may take; None for what the model was trained on. LLoCO goes to 5,586 on a model
-            trained on fewer.
+        max_positions: that one forward may take; None for what the model's config says. The 80 segments of LLoCO's
+            longest documents take 5,536.
         has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says; there are no endings.
 
     Raises:
@@ -100,7 +100,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         weights: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        prefix: Any = None,
+        prefix: str | None = None,
         ending: str | None = None,
         reader: str | None = None,
     ) -> Self:
@@ -112,7 +112,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
                 checkpoint_path(name), device=target, dtype=resolve_dtype(dtype, target)
             )
             module = SummaryTokens(tokens).to(llama.get_input_embeddings().weight)
-            return cls(llama, tokenizer, module, prefix="document" if prefix is None else prefix)
+            return cls(llama, tokenizer, module, prefix=cast(Prefix, prefix or "document"))
         held = summary_weights.read(checkpoint_path(weights), method=cls.name)
         return cls.restored(held, *load_decoder(name, device=device, dtype=dtype), {"prefix": prefix})
 

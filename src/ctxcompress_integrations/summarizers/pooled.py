@@ -69,6 +69,8 @@ class Pooled(TokenSummarizer[Projector]):
         self.reader, self.pool, self.is_causal = reader, pool, is_causal
         self.reader_tokenizer = tokenizer if reader_tokenizer is None else reader_tokenizer
         self.max_tokens = context_length(model) if max_tokens is None else max_tokens
+        if not isinstance(reader, str):
+            raise ValueError(f"reader must be the digest of the reader's weights, got a {type(reader).__name__}")
         if not 1 <= pool <= self.max_tokens:
             raise ValueError(f"pool must be in [1, {self.max_tokens}], the longest piece, got {pool!r}")
         widths = module.widths[0], model.get_input_embeddings().weight.shape[1]

@@ -85,6 +85,8 @@ def test_bad_sizes():
     ]:
         with pytest.raises(ValueError, match=message):
             made(**choices)
+    with pytest.raises(ValueError, match="reader must be the digest of the reader's weights, got a LlamaForCausalLM"):
+        made(reader=tiny_decoder()[0])
     with pytest.raises(ValueError, match="widths must be >= 1, got 32, 32 and 0"):
         made(n_middle=0)
 
