@@ -5,10 +5,9 @@ Knows no model: a summarizer is whatever has a fingerprint, an identity and ``su
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from json import loads
+from dataclasses import replace
 from threading import RLock
 from typing import Any
 
@@ -17,42 +16,11 @@ from ctxcompress_integrations.index import building
 from ctxcompress_integrations.index.building import Progress, Summarizes
 from ctxcompress_integrations.index.layout import Adapter, Layout, Manifest
 from ctxcompress_integrations.index.reading import ReadableIndex, check_count, checked_ids
+from ctxcompress_integrations.index.summaries.info import SummaryInfo, summary_info
 from ctxcompress_integrations.index.summaries.keeper import SummaryKeeper
 from ctxcompress_integrations.records import SummaryVectors
 
 _PART = 1000  # texts in memory at a time
-
-
-@dataclass(frozen=True, slots=True)
-class SummaryInfo:
-    """What an index holds of one summarizer.
-
-    Attributes:
-        identity, reader: as the summarizer gave them.
-        adapter: that reads the vectors; None for the reader as it is.
-        codec: asked for. ``rows`` says which codec they have: those for pq wait in fp16 until there are enough to train
-            the codebook on.
-        width: ``d``; None before the first row.
-        rows: number of rows by codec, each row one text.
-        n_vectors, n_bytes: of all rows, and of their shards.
-        relative_error: mean over the vectors of ||x - x'|| / ||x||, measured when they were coded; a row that was coded
-            again from fp16 is compared with its fp16.
-        n_missing: texts of the index, each counted once and blank ones not at all, that have no row.
-        n_unused: rows whose text is no longer in the index; ``compact`` drops them.
-    """
-
-    fingerprint: str
-    identity: Mapping[str, Any]
-    reader: str
-    adapter: Adapter | None
-    codec: str
-    width: int | None
-    rows: Mapping[str, int]
-    n_vectors: int
-    n_bytes: int
-    relative_error: float
-    n_missing: int
-    n_unused: int
 
 
 class SummarizedIndex(ReadableIndex):
@@ -115,32 +83,13 @@ class SummarizedIndex(ReadableIndex):
 
     def summary_info(self) -> list[SummaryInfo]:
         """What there is of each summarizer, oldest first. Walks through all texts."""
-        live = self._texts_by_key()
-        adapters = self.adapters
-        infos = []
-        for origin, entries in self._summaries.origins():
-            rows: dict[str, int] = {}
-            for entry in entries:
-                rows[entry.codec] = rows.get(entry.codec, 0) + entry.n_rows
-            known, n_vectors = self._summaries.known(origin.fingerprint), sum(entry.n_vectors for entry in entries)
-            off = sum(entry.relative_error * entry.n_vectors for entry in entries)
-            infos.append(
-                SummaryInfo(
-                    fingerprint=origin.fingerprint,
-                    identity=loads(origin.identity),
-                    reader=origin.reader,
-                    adapter=adapters.get(origin.fingerprint),
-                    codec=origin.codec,
-                    width=origin.width,
-                    rows=rows,
-                    n_vectors=n_vectors,
-                    n_bytes=sum(entry.size for entry in entries),
-                    relative_error=off / n_vectors if n_vectors else 0.0,
-                    n_missing=len(live.keys() - known),
-                    n_unused=len(known - live.keys()),
-                )
+        live, adapters = self._texts_by_key().keys(), self.adapters
+        return [
+            summary_info(
+                origin, entries, adapters.get(origin.fingerprint), live, self._summaries.known(origin.fingerprint)
             )
-        return infos
+            for origin, entries in self._summaries.origins()
+        ]
 
     def limit_summary_caches(self, *, host_bytes: int | None = None, device_bytes: int | None = None) -> None:
         """Set how many bytes of decoded rows (256 MiB at first) and of tensors on devices (1 GiB) are kept."""

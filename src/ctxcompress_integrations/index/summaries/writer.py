@@ -87,10 +87,10 @@ class SummaryWriter(SummaryStore):
         with self._lock:
             origin, catalogue = self._origin(fingerprint), self._writable()
             entries, codebook = catalogue.shards(origin), catalogue.codebook(origin)
-            lost = [entry for entry in entries if self._is_faulty(entry, origin)]
-            if codebook is not None and self._is_faulty(codebook, origin):
-                lost = [codebook, *lost, *(entry for entry in entries if entry.codec == "pq" and entry not in lost)]
-            self._remove(lost)
+        lost = [entry for entry in entries if self._is_faulty(entry, origin)]
+        if codebook is not None and self._is_faulty(codebook, origin):
+            lost = [codebook, *lost, *(entry for entry in entries if entry.codec == "pq" and entry not in lost)]
+        self._remove(lost)
         return len(lost)
 
     def drop(self, fingerprint: str | None) -> None:
@@ -146,7 +146,8 @@ class SummaryWriter(SummaryStore):
         return "fp16" if is_untrained else origin.codec
 
     def _is_faulty(self, entry: Entry, origin: Origin) -> bool:
-        rows = self._writable().rows_of(entry.number)
+        with self._lock:
+            rows = self._writable().rows_of(entry.number)
         return fault(self._layout.shard(entry.number), entry, self._label(entry, origin), rows) is not None
 
     def _put(self, origin: Origin, codec: str, block: Block, removed: Sequence[Entry] = ()) -> None:
