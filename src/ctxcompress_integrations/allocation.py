@@ -14,13 +14,14 @@ without its opinion, the order of retrieval. Passages travel in that order, numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from ctxcompress_integrations.records import (
     PASSAGE_SEPARATOR,
     CompressionResult,
+    Passage,
     SummaryVectors,
 )
 from ctxcompress_integrations.text.budget import Meter, as_counter
@@ -89,6 +90,37 @@ def allocate(
         raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
     retrieved = _Set(result, summaries, Meter(as_counter(count_tokens)), form)
     return retrieved.unbounded() if budget is None else retrieved.within(budget)
+
+
+def pruned_within(
+    budget: int,
+    compress: Callable[[int], CompressionResult],
+    passages: Sequence[Passage],
+    summaries: Mapping[str, SummaryVectors],
+    count_tokens: Callable[[str], int],
+) -> CompressionResult:
+    """What a compressor keeps when labels and vectors have taken their share of the budget: input for :func:`allocate`.
+
+    Args:
+        budget: reader positions for all of it.
+        compress: a token budget -> the passages, compressed to it; called twice.
+        passages: as retrieved.
+        summaries: vectors by passage id; a passage that becomes text gives its vectors back.
+        count_tokens: the reader's.
+    """
+    separator = count_tokens(PASSAGE_SEPARATOR)
+    labels = {p.id: count_tokens(label(number, p.title)) + separator for number, p in enumerate(passages, start=1)}
+
+    def left(with_text: set[str]) -> int:
+        others = sum(labels[id_] + vectors.n_vectors for id_, vectors in summaries.items() if id_ not in with_text)
+        return max(1, budget - others - sum(labels[id_] for id_ in with_text))
+
+    def used(result: CompressionResult) -> set[str]:
+        return {p.id for p in result.passages if not p.is_empty}
+
+    careful = compress(left({p.id for p in passages if p.id not in summaries}))
+    generous = compress(left(used(careful)))
+    return generous if generous.n_tokens_out <= left(used(generous)) else careful
 
 
 def label(number: int, title: str) -> str:

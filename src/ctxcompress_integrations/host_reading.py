@@ -7,17 +7,17 @@ index holds for it: the key travels through the host, the tensor never does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ctxcompress_integrations.allocation import Allocation, allocate, label
+from ctxcompress_integrations.allocation import Allocation, allocate, pruned_within
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.loading import Shared
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
-from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage, SummaryVectors
+from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors
 
 KEY = "ctxcompress"
 SUMMARY = "summary"
@@ -106,32 +106,9 @@ def arrange(
     if budget is None:
         result = compressor.compress(numbered, query, keep_ratio=1.0, count_tokens=count_tokens)
     else:
-        result = _pruned(compressor, numbered, query, summaries, budget, count_tokens)
+
+        def compress(room: int) -> CompressionResult:
+            return compressor.compress(numbered, query, token_budget=room, count_tokens=count_tokens)
+
+        result = pruned_within(budget, compress, numbered, summaries, count_tokens)
     return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
-
-
-def _pruned(
-    compressor: TextCompressor,
-    passages: Sequence[Passage],
-    query: str,
-    summaries: Mapping[str, SummaryVectors],
-    budget: int,
-    count_tokens: Callable[[str], int],
-) -> CompressionResult:
-    """Text for what labels and vectors leave of the budget; what becomes text then takes no vectors."""
-    separator = count_tokens(PASSAGE_SEPARATOR)
-    labels = {p.id: count_tokens(label(int(p.id) + 1, p.title)) + separator for p in passages}
-
-    def left(with_text: set[str]) -> int:
-        others = sum(labels[id_] + vectors.n_vectors for id_, vectors in summaries.items() if id_ not in with_text)
-        return max(1, budget - others - sum(labels[id_] for id_ in with_text))
-
-    def kept(room: int) -> CompressionResult:
-        return compressor.compress(passages, query, token_budget=room, count_tokens=count_tokens)
-
-    def used(result: CompressionResult) -> set[str]:
-        return {p.id for p in result.passages if not p.is_empty}
-
-    careful = kept(left({p.id for p in passages if p.id not in summaries}))
-    generous = kept(left(used(careful)))  # what became text gave its vectors back, what kept nothing its label
-    return generous if generous.n_tokens_out <= left(used(generous)) else careful

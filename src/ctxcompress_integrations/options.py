@@ -90,9 +90,14 @@ class CompressionOptions:
         names = (*LIMITS, "unit", "joiner")
         return {name: getattr(self, name) for name in names} | {"protect": list(self.patterns) or None}
 
+    @property
+    def has_limit(self) -> bool:
+        """True when it is said how much to keep."""
+        return any(getattr(self, name) is not None for name in LIMITS)
+
     def require_limit(self) -> None:
         """``ValueError`` when no limit was given at all."""
-        if all(getattr(self, name) is None for name in LIMITS):
+        if not self.has_limit:
             raise ValueError(f"say how much to keep: give one of {', '.join(LIMITS)}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
-from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label
+from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label, pruned_within
 from ctxcompress_integrations.options import OptionArguments
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage
@@ -87,7 +87,8 @@ class Pipeline:
         reader: what answers: a :class:`Reader`, or a function from prompt to answer; None to stop at the compressed
             passages.
         reader_budget: reader positions for the passages of one question, spent on them as
-            :func:`~ctxcompress_integrations.allocation.allocate` does; None to send what the compressor kept.
+            :func:`~ctxcompress_integrations.allocation.allocate` does; None to send what the compressor kept. Without
+            another limit the passages are pruned to what labels and vectors leave of it.
         fingerprint: of the summarizer whose vectors the index holds and the reader reads; None for text alone. A
             passage that has none yet, and a reader of text alone (after one warning), gets text.
         form: "mixed", or "text" or "vectors" for one of them alone.
@@ -140,13 +141,13 @@ class Pipeline:
         **options: Unpack[OptionArguments],
     ) -> list[Answer]:
         """Answer questions together: one batch of query vectors, one batch of compressions."""
-        self.compressor.options.updated(options).require_limit()  # complains before the retrieval
+        limited, is_open = self._limited(options)  # complains before the retrieval
         started = time.perf_counter()
         found = self.index.search_many(queries, self.k if k is None else k, where)
         seconds = (time.perf_counter() - started) / max(1, len(queries))
-        results = self.compressor.compress_many(zip(found, queries, strict=True), **options)
+        results = self.compressor.compress_many(zip(found, queries, strict=True), **limited)
         compressed = [
-            self._prepare(query, passages, result, seconds)
+            self._prepare(query, passages, result, seconds, options if is_open else None)
             for query, passages, result in zip(queries, found, results, strict=True)
         ]
         return self._read(compressed)
@@ -157,33 +158,52 @@ class Pipeline:
         """:meth:`ask` off the event loop: one retrieval at a time, compressions in shared batches, answers side by side
         (a reader must bear being called from several threads).
         """
-        self.compressor.options.updated(options).require_limit()
+        limited, is_open = self._limited(options)
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         search = partial(self.index.search, query, self.k if k is None else k, where)
         found = await loop.run_in_executor(self._retrieving, search)
         seconds = time.perf_counter() - started
-        result = await self.compressor.acompress(found, query, **options)
-        answer = await loop.run_in_executor(self._retrieving, self._prepare, query, found, result, seconds)
+        result = await self.compressor.acompress(found, query, **limited)
+        pruning = options if is_open else None
+        answer = await loop.run_in_executor(self._retrieving, self._prepare, query, found, result, seconds, pruning)
         if isinstance(self.reader, Reader):
             return replace(answer, text=await self.reader.agenerate(answer.parts, max_new_tokens=self.max_new_tokens))
         return (await loop.run_in_executor(self._reading, self._read, [answer]))[0]
 
-    def _prepare(self, query: str, found: list[Passage], result: CompressionResult, seconds: float) -> Answer:
-        """The answer but for its text."""
+    def _limited(self, options: OptionArguments) -> tuple[OptionArguments, bool]:
+        """Options with a limit, and whether the reader's budget has to set it: then everything is scored, at first."""
+        chosen = self.compressor.options.updated(options)
+        if self.reader_budget is None or chosen.has_limit:
+            chosen.require_limit()
+            return options, False
+        return {**options, "threshold": float("-inf")}, True
+
+    def _prepare(
+        self,
+        query: str,
+        found: list[Passage],
+        result: CompressionResult,
+        seconds: float,
+        pruning: OptionArguments | None,
+    ) -> Answer:
+        """The answer but for its text; ``pruning`` with these options for what the reader's budget leaves."""
         answer = Answer(query, found, result, seconds, result.seconds)
         if self.reader_budget is None or not isinstance(self.reader, Reader):
             return answer
         ids = [passage.id for passage in result.passages if passage.original.strip()]  # blank texts have no summaries
         summaries = [] if self.fingerprint is None else self.index.summaries(ids, self.fingerprint, skip_missing=True)
-        allocation = allocate(
-            result,
-            {summary.id: summary for summary in summaries},
-            budget=self.reader_budget,
-            count_tokens=self.reader.count_tokens,
-            form=self.form,
-        )
-        return replace(answer, allocation=allocation)
+        vectors = {} if self.form == "text" else {summary.id: summary for summary in summaries}
+        count_tokens = self.reader.count_tokens
+        if pruning is not None:
+
+            def compress(room: int) -> CompressionResult:
+                limited: OptionArguments = {**pruning, "count_tokens": count_tokens, "token_budget": room}
+                return self.compressor.compress_many([(found, query)], **limited)[0]
+
+            result = pruned_within(self.reader_budget, compress, found, vectors, count_tokens)
+        allocation = allocate(result, vectors, budget=self.reader_budget, count_tokens=count_tokens, form=self.form)
+        return replace(answer, result=result, allocation=allocation)
 
     def _read(self, compressed: Sequence[Answer]) -> list[Answer]:
         if self.reader is None:

@@ -206,8 +206,24 @@ def test_best_passages_as_text_and_the_tail_as_vectors():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"budget": 0}, "budget must be an int >= 1, got 0"), ({"budget": 1.5}, "got 1.5"), ({"form": "both"}, "'both'")],
+    [({"budget": 0}, "budget must be None or an int >= 1, got 0"), ({"budget": 1.5}, "got 1.5"), ({"form": "both"}, "'both'")],
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         allocate(CompressionResult("q", [], 0, 0), {}, **({"budget": 5, "count_tokens": len} | options))
+
+
+def test_without_a_budget_vectors_travel_wherever_they_save_positions():
+    texts = {"long": "a b c d e f g h", "short": "a", "bare": "x y z w"}
+    result = CompressionResult("q", [passage(name, text, text) for name, text in texts.items()], 13, 13)
+    summaries = {name: vectors(name, 2) for name in ("long", "short")}
+
+    def words(text):
+        return len(text.split())
+
+    found = allocate(result, summaries, budget=None, count_tokens=words)
+    assert [share.form for share in found.shares] == ["vectors", "full", "full"]
+    only = allocate(result, summaries, budget=None, count_tokens=words, form="vectors")
+    assert [share.form for share in only.shares] == ["vectors", "vectors", "left out"]
+    text = allocate(result, summaries, budget=None, count_tokens=words, form="text")
+    assert [share.form for share in text.shares] == ["full"] * 3

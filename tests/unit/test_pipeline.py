@@ -85,29 +85,30 @@ async def test_slow_readers_wait_side_by_side(pipeline):
     assert sorted(answer.text for answer in answers) == ["0", "1", "2"]
 
 
-class Summarized(CompressedIndex):
-    """An index that has summaries of every passage but those left out."""
+class Written:
+    """Six vectors for every passage, from a seed."""
 
-    made_by = "fingerprint"
+    fingerprint = "fingerprint"
 
-    def summaries(self, ids, fingerprint):
-        if fingerprint != self.made_by:
-            raise SummaryMismatchError(f"there are no summaries by {fingerprint!r}")
-        return [self.vectors[id_] for id_ in ids]
+    def __init__(self, reader):
+        self.identity = {"method": "written", "reader": reader.identity}
+
+    def summarize(self, passages):
+        rng = np.random.default_rng(0)
+        reader = self.identity["reader"]
+        return [
+            SummaryVectors(p.id, rng.normal(size=(6, 32)).astype(np.float32), self.fingerprint, reader, 9)
+            for p in passages
+        ]
 
 
 @pytest.fixture
 def summarized(tmp_path, sample_passages):
-    model, tokenizer = tiny_decoder("llama", n_positions=4096)
-    reader = HFReader(model, tokenizer)
+    reader = HFReader(*tiny_decoder("llama", n_positions=4096))
     passages = [Passage(p["id"], p["text"], metadata=p["metadata"]) for p in sample_passages[:30]]
-    rng = np.random.default_rng(0)
-    with Summarized.create(tmp_path / "x.index", embedder=Words()) as index:
+    with CompressedIndex.create(tmp_path / "x.index", embedder=Words()) as index:
         index.add(passages)
-        index.vectors = {
-            p.id: SummaryVectors(p.id, rng.normal(size=(6, 32)).astype(np.float32), "fingerprint", reader.identity, 9)
-            for p in passages
-        }
+        index.build_summaries(Written(reader))
         yield index, reader
 
 
@@ -138,7 +139,7 @@ async def test_a_reader_gets_text_and_vectors_within_its_budget(summarized):
     text = Pipeline(index, compressor, **settings).ask("Who were the Normans?")
     assert text.allocation is None
     assert text.text == reader.generate([text.prompt], max_new_tokens=6)
-    with pytest.raises(SummaryMismatchError, match="'another'"):
+    with pytest.raises(SummaryMismatchError, match="not by another"):
         Pipeline(index, compressor, **settings, fingerprint="another", reader_budget=400).ask("Who?")
 
 
@@ -154,6 +155,39 @@ def test_a_reader_of_text_gets_text_after_one_warning(summarized):
         assert answer.text == "Answer:"
         assert {share.form for share in answer.allocation.shares} <= {"pruned", "full", "left out"}
         assert answer.allocation.n_positions <= 90
+
+
+async def test_without_a_limit_the_budget_prunes(summarized):
+    index, reader = summarized
+    settings = {"k": 5, "reader": reader, "max_new_tokens": 2, "fingerprint": "fingerprint"}
+    question = "Who were the Normans?"
+    n_before = 0
+    for budget in (60, 200, 400, 900):
+        pipeline = Pipeline(index, TextCompressor(Lexical()), **settings, reader_budget=budget)
+        answer, later = pipeline.ask(question), await pipeline.aask(question)
+        assert answer.allocation.n_positions <= budget
+        assert answer.allocation.shares == later.allocation.shares
+        n_text = sum(share.form in ("pruned", "full") for share in answer.allocation.shares)
+        assert n_text >= min(n_before, 1)
+        n_before = n_text
+        if budget >= 200:  # the budget is used: text comes in beside the vectors
+            assert n_text
+            assert answer.allocation.n_positions > 0.6 * budget
+    with pytest.raises(ValueError, match="say how much to keep"):
+        Pipeline(index, TextCompressor(Lexical())).ask(question)
+
+
+def test_a_new_passage_has_no_vectors_yet_and_travels_as_text(summarized):
+    index, reader = summarized
+    index.add(
+        [Passage("new", "The Normans were people of Normandy, says this passage, which came later.")]
+    )
+    pipeline = Pipeline(
+        index, TextCompressor(Lexical()), k=40, reader=reader, fingerprint="fingerprint", reader_budget=2000,
+        max_new_tokens=1,
+    )  # fmt: skip
+    forms = {share.id: share.form for share in pipeline.ask("Who were the Normans?").allocation.shares}
+    assert forms["new"] in ("pruned", "full")
 
 
 def test_settings_that_cannot_be_meant(summarized):
