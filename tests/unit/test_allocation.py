@@ -206,7 +206,11 @@ def test_best_passages_as_text_and_the_tail_as_vectors():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"budget": 0}, "budget must be None or an int >= 1, got 0"), ({"budget": 1.5}, "got 1.5"), ({"form": "both"}, "'both'")],
+    [
+        ({"budget": 0}, "None or an int >= 1, got 0"),
+        ({"budget": 1.5}, "got 1.5"),
+        ({"form": "both"}, "'both'"),
+    ],
 )
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
@@ -214,9 +218,9 @@ def test_wrong_arguments_are_named(options, message):
 
 
 def test_without_a_budget_vectors_travel_wherever_they_save_positions():
-    texts = {"long": "a b c d e f g h", "short": "a", "bare": "x y z w"}
-    result = CompressionResult("q", [passage(name, text, text) for name, text in texts.items()], 13, 13)
-    summaries = {name: vectors(name, 2) for name in ("long", "short")}
+    texts = ["a b c d e f g h", "a", "x y z w"]
+    result = CompressionResult("q", [passage(i, text, text) for i, text in enumerate(texts)], 13, 13)
+    summaries = {f"p{i}": vectors(i, 2) for i in (0, 1)}
 
     def words(text):
         return len(text.split())

@@ -179,9 +179,7 @@ async def test_without_a_limit_the_budget_prunes(summarized):
 
 def test_a_new_passage_has_no_vectors_yet_and_travels_as_text(summarized):
     index, reader = summarized
-    index.add(
-        [Passage("new", "The Normans were people of Normandy, says this passage, which came later.")]
-    )
+    index.add([Passage("new", "The Normans were people of Normandy, says this passage, which came later.")])
     pipeline = Pipeline(
         index, TextCompressor(Lexical()), k=40, reader=reader, fingerprint="fingerprint", reader_budget=2000,
         max_new_tokens=1,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ctxcompress_integrations import __version__
-from ctxcompress_integrations.cli import bench, compress, doctor, evaluation, index, train, train_mini
+from ctxcompress_integrations.cli import ask, bench, compress, doctor, evaluation, index, summarize, train, train_mini
 
 app = typer.Typer(
     help="Index passages, ask questions, and keep of what is found only what the question needs.",
@@ -18,7 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("index")(index.index)
-app.command("ask")(index.ask)
+app.command("ask")(ask.ask)
+app.command("summarize")(summarize.summarize)
 app.command("compress")(compress.compress)
 app.command("verify")(index.verify)
 app.command("doctor")(doctor.doctor)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ctxcompress_integrations.cli import options as o
-from ctxcompress_integrations.cli.index import limits_of, result_json
+from ctxcompress_integrations.cli.ask import limits_of, result_json
 from ctxcompress_integrations.records import Passage
 
 Request: TypeAlias = tuple[list[Passage | str], str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,7 +20,7 @@ Codec = Literal["fp16", "int8", "pq"]
 
 def summarize(
     index: o.IndexDir,
-    method: Annotated[str, typer.Option(help="autocompressor, icae, icformer, pooled or a registered name.")] = "pooled",
+    method: Annotated[str, typer.Option(help="autocompressor, icae, icformer, pooled or a registered one.")] = "pooled",
     model: Annotated[str | None, typer.Option(help="Name or folder of the model that summarizes.")] = None,
     weights: Annotated[str | None, typer.Option(help="What was trained: a file, or a published checkpoint.")] = None,
     reader: Annotated[str | None, typer.Option(help="For pooled: the reader, where it is not the model.")] = None,

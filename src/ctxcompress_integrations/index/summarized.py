@@ -81,6 +81,11 @@ class SummarizedIndex(ReadableIndex):
         """The LoRA adapter that reads the summaries of each fingerprint that has one."""
         return {adapter.fingerprint: adapter for adapter in Manifest.read(self._layout).adapters}
 
+    def fingerprint_for(self, reader: str) -> str | None:
+        """Fingerprint of the newest summarizer whose vectors are for the reader with this digest; None without one."""
+        made_for = [origin.fingerprint for origin, _ in self._summaries.origins() if origin.reader == reader]
+        return made_for[-1] if made_for else None
+
     def summary_info(self) -> list[SummaryInfo]:
         """What there is of each summarizer, oldest first. Walks through all texts."""
         live, adapters = self._texts_by_key().keys(), self.adapters

@@ -1,0 +1,145 @@
+"""``ask``: a question in, what the passages say to it out, and with a reader the answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ctxcompress_integrations.cli import options as o
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+    from ctxcompress_integrations.options import Threshold
+    from ctxcompress_integrations.pipeline import Answer
+    from ctxcompress_integrations.records import CompressionResult
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in any language.")],
+    index: o.IndexDir,
+    k: Annotated[int, typer.Option("--k", min=1, help="Passages to retrieve.")] = 8,
+    keep_ratio: o.KeepRatio = None,
+    token_budget: o.TokenBudget = None,
+    threshold: o.Threshold = None,
+    unit: o.UnitName = "sentence",
+    where: Annotated[list[str] | None, typer.Option(help="key=value that the metadata must have; repeatable.")] = None,
+    method: o.Method = "mini",
+    model: o.Model = None,
+    weights: o.Weights = None,
+    device: o.Device = "auto",
+    reader: Annotated[
+        str | None, typer.Option(help="Name or folder of a decoder LM that answers; local for the one that is shipped.")
+    ] = None,
+    reader_budget: Annotated[int, typer.Option(min=1, help="Reader positions for all passages of the answer.")] = 1024,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Retrieve passages for a question, keep what it needs and, with a reader, answer it.
+
+    A reader gets passages as text and, where the index holds summary vectors made for it, as vectors.
+    """
+    from ctxcompress_integrations._heatmap import report_html
+    from ctxcompress_integrations.index.compressed_index import CompressedIndex
+    from ctxcompress_integrations.loading import load_compressor
+    from ctxcompress_integrations.pipeline import Pipeline
+
+    given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
+    limits = limits_of(**given) if reader is None else given  # a reader's budget is a limit of its own
+    conditions = dict(_condition(text) for text in where or [])
+    with CompressedIndex.open(index, read_only=True) as opened:
+        compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
+        reading = {} if reader is None else _reading(opened, reader, reader_budget, max_new_tokens, device)
+        answer = Pipeline(opened, compressor, k=k, **reading).ask(question, where=conditions or None)
+    if html is not None:
+        html.write_text(report_html([answer.result], question), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(answer_json(answer), ensure_ascii=False))
+        return
+    table = Table(expand=True)
+    for name, settings in {
+        "passage": {"overflow": "fold"},
+        "similarity": {"justify": "right"},
+        "kept": {"ratio": 1},
+    }.items():
+        table.add_column(name, **settings)  # type: ignore[arg-type]
+    for passage in answer.result.passages:
+        kept = escape(passage.text) or "[dim]nothing[/dim]"
+        table.add_row(escape(passage.id), f"{passage.score:.2f}", kept)
+    console = Console()
+    console.print(table)
+    ms = 1000 * (answer.seconds_retrieve + answer.seconds_compress)
+    result = answer.result
+    console.print(f"{result.n_tokens_in} -> {result.n_tokens_out} tokens ({result.keep_ratio:.0%} kept), {ms:.0f} ms")
+    if answer.allocation is not None:
+        forms = ", ".join(f"{share.id} {share.form}" for share in answer.allocation.shares)
+        console.print(f"{answer.allocation.n_positions} reader positions: {forms}", markup=False, highlight=False)
+        console.print(answer.text, markup=False, highlight=False)
+
+
+def _reading(opened: CompressedIndex, reader: str, budget: int, max_new_tokens: int, device: str) -> dict[str, Any]:
+    """What a pipeline needs to answer with a reader by name."""
+    from ctxcompress_integrations.readers import SMALL_WORLD, load_reader
+
+    adapters = {adapter.name: adapter.name for adapter in opened.adapters.values()}
+    loaded = load_reader(SMALL_WORLD if reader == "local" else reader, device=device, adapters=adapters)
+    return {
+        "reader": loaded,
+        "reader_budget": budget,
+        "fingerprint": opened.fingerprint_for(loaded.identity or ""),
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+def limits_of(keep_ratio: float | None, token_budget: int | None, threshold: Threshold | None) -> dict[str, Any]:
+    """The limits given, or a quarter of the tokens."""
+    given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
+    return given if any(value is not None for value in given.values()) else given | {"keep_ratio": 0.25}
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """One answer as plain JSON values."""
+    seconds = {"seconds_retrieve": answer.seconds_retrieve, "seconds_compress": answer.seconds_compress}
+    found = {"question": answer.query, **seconds, **result_json(answer.result)}
+    if answer.allocation is None:
+        return found
+    shares = [asdict(share) for share in answer.allocation.shares]
+    return {**found, "answer": answer.text, "n_positions": answer.allocation.n_positions, "forms": shares}
+
+
+def result_json(result: CompressionResult) -> dict[str, Any]:
+    """One compression as plain JSON values."""
+    return {
+        "query": result.query,
+        "n_tokens_in": result.n_tokens_in,
+        "n_tokens_out": result.n_tokens_out,
+        "keep_ratio": result.keep_ratio,
+        "text": result.text,
+        "passages": [
+            {
+                "id": p.id,
+                "score": p.score,
+                "text": p.text,
+                "spans": [list(s) for s in p.spans],
+                "metadata": dict(p.metadata),
+            }
+            for p in result.passages
+        ],
+    }
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise ValueError(f"--where takes key=value, got {text!r}")
+    try:
+        return key, json.loads(value)  # numbers, true and false are themselves
+    except json.JSONDecodeError:
+        return key, value
