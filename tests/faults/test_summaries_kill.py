@@ -75,13 +75,20 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
 
 
-def kill_after(path, step, codec, seconds):
-    """Let a child work for a while and kill it; returns the last step it began."""
+def kill_after(path, step, codec, seconds, acknowledged):
+    """Let a child work for a while and kill it; returns the last step it began.
+
+    The while is ``seconds``, counted from the first commit it was told of where ``acknowledged`` names their log: then
+    a slow machine, too, gets something done between kills.
+    """
     process = subprocess.Popen(
         [sys.executable, str(CHILD), str(path), str(step), codec],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     assert process.stdout.readline() == "opening\n"
+    n_lines, deadline = len(lines(acknowledged)) if acknowledged else -1, time.monotonic() + 60
+    while acknowledged and len(lines(acknowledged)) == n_lines and time.monotonic() < deadline:
+        time.sleep(0.002)
     time.sleep(seconds)
     assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
@@ -94,7 +101,7 @@ def test_killed_at_any_instant_nothing_finished_is_computed_again(path):
     computed, acknowledged = Path(f"{path}.computed"), Path(f"{path}.acknowledged")
     for number in range(N_KILLS):
         codec = ("fp16", "int8", "pq")[3 * number // N_KILLS]
-        step = kill_after(path, step, codec, dice.uniform(0.0, 0.4)) + 1
+        step = kill_after(path, step, codec, dice.uniform(0.0, 0.3), acknowledged if number % 2 else None) + 1
         new = lines(computed)[n_computed:]
         n_computed += len(new)
         assert len(new) == len(set(new))
@@ -103,7 +110,7 @@ def test_killed_at_any_instant_nothing_finished_is_computed_again(path):
         assert {key(text) for text in texts & set(lines(acknowledged))} <= known
         assert contents(path, codec) == (texts, known)
         finished |= known
-    assert len(finished) > 10 * N_KILLS
+    assert len(finished) >= 5 * (N_KILLS // 2)  # a batch has six texts, the last one of a build fewer
     with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
         summarizer = child.HashSummarizer()
         index.build_summaries(summarizer)
