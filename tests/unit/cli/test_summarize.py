@@ -25,8 +25,7 @@ def folder(tmp_path_factory):
 
 
 def run(*arguments):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return done
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_summaries_are_built_once_and_read(folder, tmp_path):

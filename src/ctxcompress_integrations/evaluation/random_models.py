@@ -1,0 +1,58 @@
+"""Models of true shapes with random weights, and words for them: what times and FLOPs are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ctxcompress_integrations._optional import require
+from ctxcompress_integrations.hf.load import random_decoder
+
+LLAMA_7B: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
+LLAMA_1B: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+}
+
+
+def shared_llama(shape: Mapping[str, Any], device: torch.device) -> Any:
+    """A Llama in bf16 whose layers share one set of weights: the work of the shape in a fraction of its memory.
+
+    Each layer's weights exceed every cache of a processor, so that reading them costs what it does in a real model.
+    """
+    model = random_decoder("llama", {**shape, "num_hidden_layers": 1}, seed=0).to(torch.bfloat16)
+    layers = nn.ModuleList([model.model.layers[0]] * int(shape["num_hidden_layers"]))
+    model.model.layers = layers
+    model.config.num_hidden_layers = len(layers)
+    return model.to(device).eval()
+
+
+def word_tokenizer(n_words: int = 30000) -> Any:
+    """A tokenizer for which "w0 w1 w2 ..." are single tokens."""
+    tokenizers, transformers = require("tokenizers", extra="torch"), require("transformers", extra="torch")
+    specials = ["<unk>", "<s>", "</s>"]
+    vocabulary = {word: i for i, word in enumerate([*specials, *(f"w{i}" for i in range(n_words))])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - no secret
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",  # noqa: S106
+    )
