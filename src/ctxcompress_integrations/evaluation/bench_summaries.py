@@ -2,8 +2,8 @@
 the codecs cost.
 
 A Llama of Llama-3.2-1B's shape with random weights reads passages of 1,536 tokens either as text or as the 50 vectors
-that each one becomes (LLoCO, arXiv:2404.07979: 30.7 tokens per vector), and answers with 16 tokens. The vectors come out
-of a real index. Times do not depend on the weights; answers do, and mean nothing here.
+that each one becomes (LLoCO, arXiv:2404.07979: 30.7 tokens per vector), and answers with 16 tokens. The vectors come
+out of a real index. Times do not depend on the weights; answers do, and mean nothing here.
 """
 
 from __future__ import annotations

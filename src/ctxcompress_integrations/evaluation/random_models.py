@@ -50,9 +50,5 @@ def word_tokenizer(n_words: int = 30000) -> Any:
     vocabulary = {word: i for i, word in enumerate([*specials, *(f"w{i}" for i in range(n_words))])}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - no secret
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=model,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",  # noqa: S106
-    )
+    names = {"unk_token": specials[0], "bos_token": specials[1], "eos_token": specials[2]}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, **names)

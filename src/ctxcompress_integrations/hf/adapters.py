@@ -16,7 +16,7 @@ from torch import nn
 
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import ModelLoadError, UnsupportedModelError
-from ctxcompress_integrations.hf.attention import locked
+from ctxcompress_integrations.hf.borrow import lock_of
 from ctxcompress_integrations.hf.load import adapter_folder
 
 BASE = "__base__"
@@ -56,7 +56,7 @@ class Adapters:
             self.base, self._peft = model.get_base_model(), model
             self._inner = {name: name for name in model.peft_config}
         elif folders:
-            with locked(model), _left_as_it_was(model):
+            with lock_of(model), _left_as_it_was(model):
                 self._load(folders)
 
     @property

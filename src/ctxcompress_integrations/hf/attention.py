@@ -13,14 +13,12 @@ share a forward: then even bf16 gives the same bits whatever a sequence travels 
 from __future__ import annotations
 
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +27,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ctxcompress_integrations.errors import UnsupportedModelError
+from ctxcompress_integrations.hf.borrow import lock_of
 from ctxcompress_integrations.nn.attention_row import attention_row
 
 _PREFIX = "ctxcompress_row_"
-_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
 
 
 class _Done(Exception):  # noqa: N818 - a signal, no error
@@ -129,7 +126,7 @@ def _captured(
 
 def _sliced(model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: frozenset[int]) -> dict[int, Tensor]:
     """The slow path for models outside the interface (BLOOM, MPT, GPT-J): whole maps, O(n^2), one row cut out."""
-    with locked(model):
+    with lock_of(model):
         attentions = model(input_ids=input_ids, use_cache=False, output_attentions=True).attentions
     if not attentions or any(attentions[layer] is None for layer in layers):
         raise UnsupportedModelError(
@@ -157,7 +154,7 @@ def _swapped(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Point every config of the model at another attention function, and back, one thread at a time."""
-    with locked(model):
+    with lock_of(model):
         configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
         saved = [(config, config._attn_implementation) for config in configs.values()]
         try:
@@ -167,15 +164,6 @@ def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
         finally:
             for config, implementation in saved:
                 config._attn_implementation_internal = implementation
-
-
-@contextmanager
-def locked(model: PreTrainedModel) -> Iterator[None]:
-    """One thread at a time in a model; the same thread may enter again."""
-    with _LOCKS_GUARD:
-        lock = _LOCKS.setdefault(model, threading.RLock())
-    with lock:
-        yield
 
 
 def _register(original: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ctxcompress_integrations.hf.attention import locked
+from ctxcompress_integrations.hf.borrow import evaluating, lock_of
 from ctxcompress_integrations.hf.splice import Batch
 from ctxcompress_integrations.text.stops import cut_at, cut_stream
 
@@ -99,19 +99,14 @@ def stream_into(
 @contextmanager
 def reading(model: Any) -> Iterator[None]:
     """Inside, this thread alone has the model, in inference mode, without dropout; afterwards it is as it was."""
-    with locked(model), torch.inference_mode():
-        training = [module for module in model.modules() if module.training]
+    with lock_of(model), evaluating(model), torch.inference_mode():
         generation_config = model.generation_config
         try:
-            for module in training:
-                module.training = False
             # transformers fills the gaps of our config from the model's
             model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
             yield
         finally:
             model.generation_config = generation_config
-            for module in training:
-                module.training = True
 
 
 def _generate(

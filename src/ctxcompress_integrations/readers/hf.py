@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from ctxcompress_integrations.hf.adapters import Adapters
-from ctxcompress_integrations.hf.attention import locked
+from ctxcompress_integrations.hf.borrow import lock_of
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.generate import (
     Decoding,
@@ -100,7 +100,7 @@ class HFReader(Reader):
 
     @cached_property
     def _digest(self) -> str:
-        with locked(self._adapters.base):
+        with lock_of(self._adapters.base):
             return weights_digest(self.model)
 
     def count_tokens(self, text: str) -> int:
