@@ -8,7 +8,7 @@ reader and index open on first use.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -92,8 +92,8 @@ class ChatSummaryReader(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        parts, max_tokens = self._parts(messages), kwargs.get("max_tokens", self.max_tokens)
-        return self._result(parts, self._read().generate(parts, max_new_tokens=max_tokens, stop=self._stop(stop)))
+        parts = self._parts(messages)
+        return self._result(parts, self._read().generate(parts, **self._limits(stop, kwargs)))
 
     async def _agenerate(
         self,
@@ -102,9 +102,8 @@ class ChatSummaryReader(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        parts, max_tokens = await asyncio.to_thread(self._parts, messages), kwargs.get("max_tokens", self.max_tokens)
-        text = await self._read().agenerate(parts, max_new_tokens=max_tokens, stop=self._stop(stop))
-        return self._result(parts, text)
+        reader, parts = await asyncio.to_thread(lambda: (self._read(), self._parts(messages)))
+        return self._result(parts, await reader.agenerate(parts, **self._limits(stop, kwargs)))
 
     def _stream(
         self,
@@ -113,34 +112,15 @@ class ChatSummaryReader(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        parts, max_tokens = self._parts(messages), kwargs.get("max_tokens", self.max_tokens)
-        text = ""
-        for piece in self._read().stream(parts, max_new_tokens=max_tokens, stop=self._stop(stop)):
+        parts, text = self._parts(messages), ""
+        for piece in self._read().stream(parts, **self._limits(stop, kwargs)):
             text += piece
             chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
             if run_manager is not None:
                 run_manager.on_llm_new_token(piece, chunk=chunk)
             yield chunk
-        end = AIMessageChunk(
-            content="",
-            usage_metadata=self._usage(parts, text),
-            response_metadata=self._metadata,
-            chunk_position="last",
-        )
+        end = AIMessageChunk(content="", chunk_position="last", **self._figures(parts, text))
         yield ChatGenerationChunk(message=end)
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        pieces = self._stream(messages, stop, None, **kwargs)
-        while (chunk := await asyncio.to_thread(next, pieces, None)) is not None:
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
-            yield chunk
 
     def _parts(self, messages: Sequence[BaseMessage]) -> list[Part]:
         """The messages as one turn, with each run of passages in the forms that they are read in."""
@@ -173,21 +153,19 @@ class ChatSummaryReader(BaseChatModel):
             self._index = CompressedIndex.open(self.index, read_only=True)
         return self._index
 
-    def _stop(self, stop: list[str] | None) -> list[str]:
-        return stop or self.stop or []
+    def _limits(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {"max_new_tokens": given.get("max_tokens", self.max_tokens), "stop": stop or self.stop or []}
 
-    @property
-    def _metadata(self) -> dict[str, Any]:
-        return {"model_name": self.model or type(self._reader).__name__}
-
-    def _usage(self, parts: Sequence[Part], text: str) -> UsageMetadata | None:
-        if not self._read().counts_tokens:
-            return None
-        n_in, n_out = self._read().positions(parts), self._read().count_tokens(text)
-        return UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out)
+    def _figures(self, parts: Sequence[Part], text: str) -> dict[str, Any]:
+        """What a message says of its making."""
+        reader, usage = self._read(), None
+        if reader.counts_tokens:
+            n_in, n_out = reader.positions(parts), reader.count_tokens(text)
+            usage = UsageMetadata(input_tokens=n_in, output_tokens=n_out, total_tokens=n_in + n_out)
+        return {"usage_metadata": usage, "response_metadata": {"model_name": self.model or type(reader).__name__}}
 
     def _result(self, parts: Sequence[Part], text: str) -> ChatResult:
-        message = AIMessage(content=text, usage_metadata=self._usage(parts, text), response_metadata=self._metadata)
+        message = AIMessage(content=text, **self._figures(parts, text))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def __getstate__(self) -> dict[Any, Any]:
