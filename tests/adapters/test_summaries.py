@@ -9,7 +9,6 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
-from langchain_tests.unit_tests import ChatModelUnitTests
 from llama_index.core import VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -226,20 +225,6 @@ def test_a_pickle_keeps_the_configuration(tmp_path):
     made = ChatSummaryReader(model="folder", index=str(tmp_path), budget=7, adapters={"a": "b"})
     again = pickle.loads(pickle.dumps(made))
     assert (again.model, again.index, again.budget, again.adapters) == ("folder", str(tmp_path), 7, {"a": "b"})
-
-
-class TestChatModel(ChatModelUnitTests):
-    @pytest.fixture
-    def benchmark(self):
-        return lambda function, *arguments: function(*arguments)
-
-    @property
-    def chat_model_class(self):
-        return ChatSummaryReader
-
-    @property
-    def chat_model_params(self):
-        return {"model": "tiny"}
 
 
 # -- LlamaIndex
