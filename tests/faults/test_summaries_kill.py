@@ -152,21 +152,20 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
         change(0, 30)
         index.build_summaries(summarizer, codec=codec, batch_size=15, progress=progress)  # makes the catalogue
         index.delete(["0"])
-        for name in ("fsync", "replace"):
-            real = getattr(os, name)
-            monkeypatch.setattr(os, name, lambda *a, real=real: (crash(), real(*a), crash())[1])
-        index._summaries._catalogue._db._db.set_trace_callback(crash)
-        change(30, 90)
-        build()
-        state["finished"] = set()  # what compacting leaves behind may be computed again
-        index.compact()
-        state["finished"] = index._summaries.known(FINGERPRINT)
-        change(90, 100)
-        build()
-        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            for name in ("fsync", "replace"):
+                real = getattr(os, name)
+                patched.setattr(os, name, lambda *a, real=real: (crash(), real(*a), crash())[1])
+            index._summaries._catalogue._db._db.set_trace_callback(crash)
+            change(30, 90)
+            build()
+            # What compacting leaves behind may be computed again; what it takes along may not, at no step of it.
+            state["finished"] &= {key(passage.text) for passage in index.get(index.ids())}
+            index.compact()
+            change(90, 100)
+            build()
         index._summaries._catalogue._db._db.set_trace_callback(None)
         assert index.summary_info()[0].rows.keys() == {codec}
-    child.small_shards()
     assert len(crashes) > 25  # all different
     for target, finished in crashes:
         contents(target, codec, read_only=True)
@@ -180,7 +179,7 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
         shutil.rmtree(target)
 
 
-@pytest.mark.parametrize("function", ["os.fsync", "os.replace", "os.rename"])
+@pytest.mark.parametrize("function", ["os.fsync", "os.replace"])
 def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
     path, monkeypatch, small_shards, function
 ):
@@ -215,7 +214,7 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
             work()
             if left[0] > 0:
                 break
-    assert n_failed >= {"os.fsync": 15, "os.replace": 7, "os.rename": 1}[function]
+    assert n_failed >= {"os.fsync": 15, "os.replace": 7}[function]
     assert contents(path, "fp16")[1] == set()
 
 

@@ -25,9 +25,9 @@ def problems(layout: Layout, index_id: str) -> list[str]:
     """
     for _ in range(_ATTEMPTS):
         inode = inode_of(layout.catalogue)
-        found = _problems(layout, index_id) if layout.summaries.exists() else []
+        found = _problems(layout, index_id)
         if not found or inode == inode_of(layout.catalogue):
-            break  # else a writer dropped all of them meanwhile
+            break  # else a writer started over meanwhile
     return found
 
 

@@ -7,11 +7,11 @@ gone because the catalogue has moved on is looked up again; one that is gone alt
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
-from ctxcompress_integrations.errors import IndexDamagedError, IndexLockedError, SummaryMismatchError
+from ctxcompress_integrations.errors import IndexDirectoryError, IndexLockedError, SummaryMismatchError
 from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.summaries import shards
 from ctxcompress_integrations.index.summaries.block import Summary
@@ -24,6 +24,7 @@ HOST_BYTES = 256 << 20  # decoded int8 and pq rows; fp16 rows are views of the m
 DEVICE_BYTES = 1 << 30
 _MAX_OPEN = 128  # Python keeps a file descriptor for each mapping
 _ATTEMPTS = 20
+T = TypeVar("T")
 
 
 class _GoneError(Exception):
@@ -59,33 +60,33 @@ class SummaryStore:
             IndexDamagedError: a file is missing, cut short, changed or another one.
         """
         where = None if device is None else check_device(device)
-        with self._lock:
-            for _ in range(_ATTEMPTS):
-                inode = inode_of(self._layout.catalogue)
-                try:
-                    reader, places = self._places(fingerprint, keys)
-                    if where is None:
-                        return reader, {key: self._row(place, key) for key, place in places.items()}
-                    return reader, self._rows_on(where, places)
-                except _GoneError:
-                    continue
-                except IndexDamagedError:
-                    if inode == inode_of(self._layout.catalogue):
-                        raise  # else all was dropped and begun again: its files have the numbers of the old ones
-        raise IndexLockedError(f"{self._layout.summaries} is being rewritten all the time: try again later")
+
+        def rows() -> tuple[str, dict[bytes, Summary]]:
+            reader, places = self._places(fingerprint, keys)
+            if where is None:
+                return reader, {key: self._row(place, key) for key, place in places.items()}
+            return reader, self._rows_on(where, places)
+
+        return self._steadily(rows)
 
     def known(self, fingerprint: str) -> set[bytes]:
         """Hashes of all texts that have a row."""
-        with self._lock:
+
+        def keys() -> set[bytes]:
             catalogue = self._follow()
             origin = None if catalogue is None else catalogue.origin(fingerprint)
             return set() if catalogue is None or origin is None else catalogue.keys(origin)
 
+        return self._steadily(keys)
+
     def origins(self) -> list[tuple[Origin, list[Entry]]]:
         """All summarizers with their shards."""
-        with self._lock:
+
+        def origins() -> list[tuple[Origin, list[Entry]]]:
             catalogue = self._follow()
             return [] if catalogue is None else [(origin, catalogue.shards(origin)) for origin in catalogue.origins()]
+
+        return self._steadily(origins)
 
     def limit_caches(self, *, host_bytes: int | None = None, device_bytes: int | None = None) -> None:
         """Set how much the caches may hold; None leaves a limit as it is."""
@@ -103,6 +104,20 @@ class SummaryStore:
             self._forget()
 
     # -- below
+
+    def _steadily(self, look: Callable[[], T]) -> T:
+        """What ``look`` finds, looking again when a writer changes the files under its eyes."""
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                inode = inode_of(self._layout.catalogue)
+                try:
+                    return look()
+                except _GoneError:
+                    continue
+                except (FileNotFoundError, IndexDirectoryError):
+                    if inode == inode_of(self._layout.catalogue):
+                        raise  # else a writer started over
+        raise IndexLockedError(f"{self._layout.summaries} is being rewritten all the time: try again later")
 
     def _follow(self) -> Catalogue | None:
         """The catalogue that is there now: all summaries may have been dropped, and others begun."""

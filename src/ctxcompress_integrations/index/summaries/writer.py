@@ -94,24 +94,29 @@ class SummaryWriter(SummaryStore):
         return len(lost)
 
     def drop(self, fingerprint: str | None) -> None:
-        """Delete the summaries of one summarizer, or of all of them in one step, whatever state they are in."""
+        """Delete the summaries of one summarizer, or of all of them, whatever state they are in."""
         with self._lock:
-            if fingerprint is not None:
+            try:
                 catalogue = self._follow()
-                origin = None if catalogue is None else catalogue.origin(fingerprint)
-                if catalogue is not None and origin is not None:
-                    book = catalogue.codebook(origin)
-                    self._remove([*catalogue.shards(origin), *([book] if book else [])], origin)
-                return
-            self._forget()
-            with writing(self._layout.summaries):
-                shutil.rmtree(self._layout.dropped, ignore_errors=True)
-                if self._layout.summaries.exists():
-                    self._layout.summaries.rename(self._layout.dropped)
-                    sync_directory(self._layout.root)
-            shutil.rmtree(self._layout.dropped, ignore_errors=True)
+                for origin in [] if catalogue is None else catalogue.origins():
+                    if catalogue is not None and fingerprint in (None, origin.fingerprint):
+                        book = catalogue.codebook(origin)
+                        self._remove([*catalogue.shards(origin), *([book] if book else [])], origin)
+            except IndexDamagedError:
+                if fingerprint is not None:
+                    raise
+                self._start_over()
 
     # -- below
+
+    def _start_over(self) -> None:
+        """Delete the folder with a damaged catalogue; by its new name, it is as good as gone in one step."""
+        self._forget()
+        with writing(self._layout.summaries):
+            shutil.rmtree(self._layout.dropped, ignore_errors=True)
+            self._layout.summaries.rename(self._layout.dropped)
+            sync_directory(self._layout.root)
+        shutil.rmtree(self._layout.dropped, ignore_errors=True)
 
     def _writable(self) -> Catalogue:
         """The catalogue, made where there is none; a dead writer's leftovers are swept up at its first use."""
