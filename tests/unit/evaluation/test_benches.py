@@ -64,10 +64,14 @@ def test_textbook_that_would_not_fit_says_so(monkeypatch):
     assert "GiB" in bench_quito._too_large(8, torch.device("cpu"))
 
 
-def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad):
+def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monkeypatch):
+    monkeypatch.setattr(bench_mini, "N_CALLS", 1)
     rows = []
     bench_mini.bench_mini(rows.append, data=None, device="cpu")
-    assert all(row.value is None and "--data" in row.why for row in rows)
+    uncached, cached, *others = rows
+    assert uncached.value > cached.value > 0
+    assert (uncached.target, cached.target) == ("<= 150", "<= 25")
+    assert all(row.value is None and "--data" in row.why for row in others)
     lines = [json.dumps(row) for row in xquad if row["lang"] == "en"][:20]
     (tmp_path / "xquad_12lang.jsonl").write_text("\n".join(lines))
     rows.clear()
@@ -83,6 +87,7 @@ def test_command_writes_json_and_exits_by_the_targets(tmp_path, monkeypatch):
     code = "from ctxcompress_integrations.cli import main; main()"
     arguments = ["bench", "mini", "--json", str(tmp_path / "m.json"), "--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "m.json").read_text())
+    assert done.returncode == int(any(row["ok"] is False for row in written["rows"])), done.stderr
     assert "not measured" in done.stdout
-    assert json.loads((tmp_path / "m.json").read_text())["command"].startswith("ctxcompress bench mini")
+    assert written["command"].startswith("ctxcompress bench mini")
