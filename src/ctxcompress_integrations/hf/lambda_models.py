@@ -46,10 +46,7 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
     Raises:
         UnsupportedModelError: it cannot be patched; the message says why.
     """
-    compiled = isinstance(model, torch._dynamo.OptimizedModule) or any(
-        part._compiled_call_impl is not None for part in model.modules()
-    )
-    if compiled:
+    if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules()):
         raise UnsupportedModelError(
             "the model is compiled, and compiled code would not see the patch: enter with the model that was compiled, "
             "before torch.compile"

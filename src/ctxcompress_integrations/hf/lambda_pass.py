@@ -1,4 +1,4 @@
-"""What one layer computes under LM-Infinite: queries and keys put in their places, the cache kept, attention or a row."""
+"""What one layer computes under LM-Infinite: queries and keys in their places, the cache kept, attention or a row."""
 
 from __future__ import annotations
 
@@ -115,14 +115,18 @@ class Pass:
             )
         (b, h, n, _), shape = query.shape, self.patch.shape
         batch, flat = torch.arange(b, device=query.device), self._at(key, "flat")
-        logits = []
-        for placed, keys in (
-            (self._rotated(query), self._rotated(key)),
-            (self._at(query, "far"), flat),
-            (self._at(query, "middle"), flat),
-        ):
-            one = placed[batch, :, at][:, :, None].float()
-            logits.append(grouped_logits(one, keys.float(), scaling).view(b, h, n))
+        query = query[batch, :, at][:, :, None]
+        own = query
+        if self.phases is not None:
+            own = rotate(query, *(phase.expand(b, -1, -1)[batch, at][:, None] for phase in self.phases))
+        logits = [
+            grouped_logits(one.float(), keys.float(), scaling).view(b, h, n)
+            for one, keys in (
+                (own, self._rotated(key)),
+                (self._at(query, "far"), flat),
+                (self._at(query, "middle"), flat),
+            )
+        ]
         n_middle = n if self.patch.rows_see_all else min(n, shape.middle_of(self.patch.index))
         return lambda_row(*logits, shape=shape, at=at, starts=mask.starts, n_middle=n_middle)
 

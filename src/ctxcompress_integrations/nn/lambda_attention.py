@@ -25,8 +25,8 @@ from ctxcompress_integrations.nn.lambda_parts import (
     one_softmax,
 )
 
-_AT_ONCE = 2**19
-"""Logits of one group of queries: about what a core's own cache holds."""
+_AT_ONCE, _LEAST_AT_ONCE = 2**19, 64
+"""Logits of a group of queries, about what a core's own cache holds; queries in it, or keys are read too often."""
 
 
 class Queries(NamedTuple):
@@ -60,7 +60,8 @@ def lambda_attention(
         return F.scaled_dot_product_attention(
             queries.local, key, value, is_causal=True, scale=frame.scaling, enable_gqa=is_grouped
         )
-    at_once = min(512, max(64, _AT_ONCE // (b * h * (n_local + frame.shape.n_global))))
+    at_once = min(n_local // 4, _AT_ONCE // (b * h * (n_local + frame.shape.n_global)))
+    at_once = max(_LEAST_AT_ONCE, at_once)  # a group reads n_local keys beside its own: few queries waste the least
     begins = sorted({*range(0, q, at_once), *([q - 1] if middle is not None else [])})  # the last query goes alone
     band = _Band(frame, past)
     groups = []
