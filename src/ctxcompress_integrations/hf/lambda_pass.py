@@ -16,8 +16,8 @@ from ctxcompress_integrations.nn.lambda_flex import flex_lambda_attention
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, Starts, gather_sinks
 from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, grouped_logits, lambda_row, rotate
 
-GPU_FROM = 128
-"""New tokens in one forward, from which on a GPU compiles the band."""
+GPU_FROM, GPU_WIDTH = 128, 16
+"""New tokens in one forward, and width of a head, from which on a GPU the band is compiled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,8 @@ class Pass:
                 return lambda_step(queries, *ring, sinks, frame, middle)
             if before is not None:
                 local, value = torch.cat([before[0], local], dim=2), torch.cat([before[1], value], dim=2)
-        if query.is_cuda and query.shape[2] >= GPU_FROM and frame.slopes is None and middle is None:
+        is_large = query.is_cuda and query.shape[2] >= GPU_FROM and query.shape[3] >= GPU_WIDTH
+        if is_large and frame.slopes is None and middle is None:
             return flex_lambda_attention(queries, local, value, sinks, frame)
         return lambda_attention(queries, local, value, sinks, frame, middle)
 
