@@ -1,7 +1,7 @@
 """A cache layer of constant size for LM-Infinite: sinks and a ring of the last keys, whatever was seen before.
 
 transformers asks a cache how many tokens it has *seen* to number the next ones; what it has *stored* stops growing at
-``n_global + n_local`` keys. Layers that look at the middle keep all keys at position 0 besides.
+``n_global + n_local`` keys. Layers that look at the middle keep all keys unrotated besides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LambdaLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     Attributes:
         keys, values: ``[b, h_kv, k, d]``, the ring: column ``c`` lies at ``c % n_local``; ``k`` grows to ``n_local``.
             Keys are rotated to their own positions.
-        sink_keys, sink_values: ``[b, h_kv, n_global, d]``, keys at position 0.
+        sink_keys, sink_values: ``[b, h_kv, n_global, d]``, keys unrotated.
         all_keys, all_values: ``[b, h_kv, n, d]``, or None in layers that do not look at the middle.
         seen: tokens that went by.
         starts: where rows begin, as the last forward with a mask said.
@@ -50,14 +50,14 @@ class LambdaLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.seen, self.starts, self.is_initialized = 0, Starts(), False
 
     def sinks(self, key: Tensor, value: Tensor) -> Sinks:
-        """The sinks, those among the new tokens included: ``key`` ``[b, h_kv, q, d]`` at position 0."""
+        """The sinks, those among the new tokens included: ``key`` ``[b, h_kv, q, d]`` unrotated."""
         n = self.shape.n_global
         self.sink_keys = gather_sinks(key, self.sink_keys, self.seen, n, self.starts)
         self.sink_values = gather_sinks(value, self.sink_values, self.seen, n, self.starts)
         return Sinks(self.sink_keys, self.sink_values)
 
     def everything(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys at position 0 and values of every token so far, the new ones included, for the look at the middle."""
+        """Unrotated keys and values of every token so far, the new ones included, for the look at the middle."""
         self.all_keys = key if self.all_keys is None else torch.cat([self.all_keys, key], dim=2)
         self.all_values = value if self.all_values is None else torch.cat([self.all_values, value], dim=2)
         return self.all_keys, self.all_values

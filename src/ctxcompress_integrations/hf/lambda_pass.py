@@ -22,9 +22,10 @@ GPU_FROM, GPU_WIDTH = 128, 16
 
 @dataclass(frozen=True, eq=False)
 class Phases:
-    """``cos`` and ``sin``, float32 ``[1, 1, d]``, of position 0, the ceiling and the middle's distance."""
+    """``cos`` and ``sin``, float32 ``[1, 1, d]``, that move a query from its key's place to the ceiling, and to the
+    middle's distance. A scaling that the model puts on its phases counts twice, as it does for a query and its key.
+    """
 
-    flat: tuple[Tensor, Tensor]
     far: tuple[Tensor, Tensor]
     middle: tuple[Tensor, Tensor]
 
@@ -37,8 +38,9 @@ class Phases:
         at = torch.tensor([[0, shape.n_local, shape.middle_distance]], device=device)
         with torch.no_grad():
             cos, sin = decoder.rotary(torch.zeros(1, device=device), at)
-        flat, far, middle = ((cos[:, i : i + 1], sin[:, i : i + 1]) for i in range(3))
-        return cls(flat, far, middle)
+        scale = cos[:, :1]  # of position 0
+        far, middle = ((cos[:, i : i + 1] * scale, sin[:, i : i + 1] * scale) for i in (1, 2))
+        return cls(far, middle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +95,8 @@ class Pass:
             starts = layer.starts = mask.starts if mask.is_given else layer.starts
         start = layer.seen if layer is not None else 0
         frame = Frame(self.patch.shape, start, starts, scaling, self.patch.slopes)
-        local, flat = self._rotated(key), self._at(key, "flat")
-        queries = Queries(self._rotated(query), self._at(query, "far"))
-        sinks, middle = self._kept(query, flat, value, starts)
+        local, queries = self._rotated(key), Queries(self._rotated(query), query)
+        sinks, middle = self._kept(query, key, value, starts)
         if layer is not None:
             before = layer.window() if query.shape[2] > 1 else None
             ring = layer.write(local, value)
@@ -115,7 +116,7 @@ class Pass:
                 "attention rows under LM-Infinite are read without a cache and without 4-D masks"
             )
         (b, h, n, _), shape = query.shape, self.patch.shape
-        batch, flat = torch.arange(b, device=query.device), self._at(key, "flat")
+        batch = torch.arange(b, device=query.device)
         query = query[batch, :, at][:, :, None]
         own = query
         if self.phases is not None:
@@ -124,8 +125,8 @@ class Pass:
             grouped_logits(one.float(), keys.float(), scaling).view(b, h, n)
             for one, keys in (
                 (own, self._rotated(key)),
-                (self._at(query, "far"), flat),
-                (self._at(query, "middle"), flat),
+                (self._moved(query, "far"), key),
+                (self._moved(query, "middle"), key),
             )
         ]
         n_middle = n if self.patch.rows_see_all else min(n, shape.middle_of(self.patch.index))
@@ -135,12 +136,12 @@ class Pass:
         """Queries or keys at their own positions."""
         return x if self.phases is None else rotate(x, *self.phases)
 
-    def _at(self, x: Tensor, place: Literal["flat", "far", "middle"]) -> Tensor:
-        """All of them at position 0, the ceiling, or the middle's distance."""
+    def _moved(self, x: Tensor, place: Literal["far", "middle"], *, back: bool = False) -> Tensor:
+        """Unrotated queries away from unrotated keys, or keys ``back`` from queries, which is the same."""
         if self.patch.phases is None:
             return x
-        cos, sin = getattr(self.patch.phases, place)
-        return rotate(x, cos.to(x.device, x.dtype), sin.to(x.device, x.dtype))
+        cos, sin = (phase.to(x.device, x.dtype) for phase in getattr(self.patch.phases, place))
+        return rotate(x, cos, -sin if back else sin)
 
     def _kept(self, query: Tensor, key: Tensor, value: Tensor, starts: Starts) -> tuple[Sinks, Middle | None]:
         """Sinks and middle, of the cache or of these tokens alone."""
@@ -149,8 +150,9 @@ class Pass:
             sinks = layer.sinks(key, value)
         else:
             sinks = Sinks(*(gather_sinks(t, None, 0, shape.n_global, starts) for t in (key, value)))
+        sinks = Sinks(self._moved(sinks.key, "far", back=True), sinks.value)
         n_middle = shape.middle_of(self.patch.index)
         if not n_middle:
             return sinks, None
         key, value = layer.everything(key, value) if layer is not None else (key, value)
-        return sinks, Middle(self._at(query[:, :, -1:], "middle"), key, value, n_middle)
+        return sinks, Middle(self._moved(query[:, :, -1:], "middle"), key, value, n_middle)

@@ -1,9 +1,9 @@
 """Attention under the Λ-mask of LM-Infinite (arXiv:2308.16137), exact, in time and memory linear in the length.
 
 Queries are taken a few at a time; each group reads its own window of keys and the sinks, with one softmax over both, so
-no ``[n, n]`` tensor exists. Rotary and ALiBi models share the code. A rotary model's keys come rotated to their own
-positions for the window and to position 0 for the sinks, and its queries to their own and to ``n_local``: then a sink
-stands at distance ``n_local`` exactly. Under ALiBi nothing is rotated, and slopes take the distances off.
+no ``[n, n]`` tensor exists. Rotary and ALiBi models share the code. A rotary model's window has queries and keys at
+their own positions; for the sinks queries stay unrotated and the few keys are rotated back by ``n_local``, so that a
+sink stands at distance ``n_local`` exactly. Under ALiBi nothing is rotated, and slopes take the distances off.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _AT_ONCE, _LEAST_AT_ONCE = 2**19, 64
 
 
 class Queries(NamedTuple):
-    """The same queries ``[b, h, q, d]`` at their own places and at the ceiling."""
+    """The same queries ``[b, h, q, d]`` at their own places, for the window, and unrotated, for the sinks."""
 
     local: Tensor
-    far: Tensor
+    raw: Tensor
 
 
 def lambda_attention(
@@ -69,7 +69,7 @@ def lambda_attention(
         low = max(0, past + begin - n_local + 1)
         keys, values = key[:, :, low : past + end], [value[:, :, low : past + end]]
         logits = [band.hide(grouped_logits(queries.local[:, :, begin:end], keys, frame.scaling), begin, low)]
-        _add_sinks(logits, values, queries.far[:, :, begin:end], sinks, frame, begin)
+        _add_sinks(logits, values, queries.raw[:, :, begin:end], sinks, frame, begin)
         if middle is not None and end == q:
             add_middle(logits, values, middle, frame.start + q - 1, frame)
         groups.append(one_softmax(logits, values))
@@ -91,7 +91,7 @@ def lambda_step(
         padding = (start - distance < starts.first.to(key.device)[:, None]) & (distance > 0)
         local = local.masked_fill(padding[:, None, None, None], -torch.inf)
     logits, values = [local], [value]
-    _add_sinks(logits, values, queries.far, sinks, frame, 0)
+    _add_sinks(logits, values, queries.raw, sinks, frame, 0)
     if middle is not None:
         add_middle(logits, values, middle, start, frame)
     return one_softmax(logits, values)
@@ -122,13 +122,13 @@ class _Band:
         return logits
 
 
-def _add_sinks(logits: list[Tensor], values: list[Tensor], far: Tensor, sinks: Sinks, frame: Frame, begin: int) -> None:
-    """Put the sinks beside the window, for queries ``far`` from ``begin`` on, if one of them sees any."""
-    shape, starts, n_rows, first_row = frame.shape, frame.starts, far.shape[2], frame.start + begin
+def _add_sinks(logits: list[Tensor], values: list[Tensor], raw: Tensor, sinks: Sinks, frame: Frame, begin: int) -> None:
+    """Put the sinks beside the window, for queries ``raw`` from ``begin`` on, if one of them sees any."""
+    shape, starts, n_rows, first_row = frame.shape, frame.starts, raw.shape[2], frame.start + begin
     if first_row + n_rows - 1 - starts.least < shape.n_local:
         return
-    found = less_distance(grouped_logits(far, sinks.key, frame.scaling), frame.slopes, shape.n_local)
+    found = less_distance(grouped_logits(raw, sinks.key, frame.scaling), frame.slopes, shape.n_local)
     if first_row - starts.most - (shape.n_global - 1) < shape.n_local:
-        found = found.masked_fill(hidden_sinks(first_row, n_rows, shape, starts, far.device), -torch.inf)
+        found = found.masked_fill(hidden_sinks(first_row, n_rows, shape, starts, raw.device), -torch.inf)
     logits.append(found)
     values.append(sinks.value)

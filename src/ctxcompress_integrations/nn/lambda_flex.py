@@ -31,7 +31,7 @@ def flex_lambda_attention(
         queries.local, key, value, block_mask=mask, scale=frame.scaling, enable_gqa=key.shape[1] != h, **_wants_lse()
     )
     band_lse = getattr(aux, "lse", aux)
-    logits = grouped_logits(queries.far, sinks.key, frame.scaling).float()
+    logits = grouped_logits(queries.raw, sinks.key, frame.scaling).float()
     hidden = hidden_sinks(start, q, frame.shape, starts, key.device)
     logits = logits.masked_fill(hidden, torch.finfo(torch.float32).min)  # a row without sinks: no weight, and no NaN
     lse = logits.logsumexp(dim=-1).view(b, h, q)

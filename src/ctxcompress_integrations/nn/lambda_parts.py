@@ -30,14 +30,16 @@ class Frame(NamedTuple):
 
 
 class Sinks(NamedTuple):
-    """Keys, at position 0, and values of each row's first real tokens, both ``[b, h_kv, n_global, d]``."""
+    """Keys and values of each row's first real tokens, both ``[b, h_kv, n_global, d]``; a rotary model's keys stand
+    ``n_local`` before position 0.
+    """
 
     key: Tensor
     value: Tensor
 
 
 class Middle(NamedTuple):
-    """The last query ``[b, h, 1, d]`` at the middle's distance, all tokens so far (keys at position 0 and values, both
+    """The last query ``[b, h, 1, d]`` at the middle's distance, all tokens so far (unrotated keys and values, both
     ``[b, h_kv, n, d]``), and how many of them it looks at.
     """
 

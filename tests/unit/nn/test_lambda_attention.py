@@ -63,14 +63,13 @@ def fast(query, key, value, shape, *, starts=None, slopes=None, function=la.lamb
     def turned(x, positions):
         return x if slopes is not None else rotate(x, *phases(positions, x.dtype))
 
-    flat = turned(key, [0])
-    sinks = Sinks(*(gather_sinks(x, None, 0, shape.n_global, starts) for x in (flat, value)))
+    sinks = Sinks(*(gather_sinks(x, None, 0, shape.n_global, starts) for x in (turned(key, [-shape.n_local]), value)))
     new = query[:, :, start:]
-    queries = la.Queries(turned(new, range(start, n)), turned(new, [shape.n_local]))
+    queries = la.Queries(turned(new, range(start, n)), new)
     frame = Frame(shape, start, starts, D**-0.5, slopes)
     middle = None
     if shape.middle is not None:
-        middle = Middle(turned(new[:, :, -1:], [shape.middle_distance]), flat, value, shape.middle.k)
+        middle = Middle(turned(new[:, :, -1:], [shape.middle_distance]), key, value, shape.middle.k)
     low = max(0, start - shape.n_local + 1)
     arguments = (queries, turned(key, range(n))[:, :, low:], value[:, :, low:], sinks, frame)
     return function(*arguments, middle) if middle else function(*arguments)
