@@ -87,6 +87,18 @@ def test_compiled_models():
     assert_refused(model, "the model is compiled")
 
 
+@pytest.mark.slow  # compiles
+def test_compiled_inside_follows_the_patch_in_and_out():
+    model = tiny_decoder("llama", n_layers=1)[0]
+    with torch.no_grad():
+        plain = model(IDS).logits
+        with PATCH(model):
+            inside, compiled = model(IDS).logits, torch.compile(model, backend="eager")
+            torch.testing.assert_close(compiled(IDS).logits, inside)
+        torch.testing.assert_close(compiled(IDS).logits, plain)
+    assert not torch.allclose(inside, plain)
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 def test_entering_twice_and_two_patches():
     peft = pytest.importorskip("peft")
