@@ -78,6 +78,8 @@ class LambdaLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         kept = min(n_new, n_local)
         slots = torch.arange(self.seen + n_new - kept, self.seen + n_new, device=key.device) % n_local
         assert self.keys is not None and self.values is not None  # noqa: S101, PT018 - for the type checker
+        if self.keys.is_inference() and not torch.is_inference_mode_enabled():  # such tensors cannot be written to
+            self.keys, self.values = self.keys.clone(), self.values.clone()
         self.keys.index_copy_(2, slots, key[:, :, -kept:])
         self.values.index_copy_(2, slots, value[:, :, -kept:])
         self.seen += n_new

@@ -55,7 +55,7 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
     if found is None:
         raise UnsupportedModelError(f"{type(model).__name__} is no transformers model, nor does it hold one")
     config = found.config.get_text_config(decoder=True)
-    why = _why_not(config, shape)
+    why = _why_not(config, shape) if config is found.config else "its decoder is one of several parts"
     if why is not None:
         raise UnsupportedModelError(
             f"LM-Infinite cannot be put into {type(found).__name__}: {why}. Families that it knows: "

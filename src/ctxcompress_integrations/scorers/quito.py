@@ -140,7 +140,7 @@ class Quito(PairScorer):
 
     @property
     def _shape(self) -> LambdaShape:
-        return LambdaShape(min(N_GLOBAL, self.max_tokens // 4), self.max_tokens)
+        return LambdaShape(max(1, min(N_GLOBAL, self.max_tokens // 4)), self.max_tokens)
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         harmless = self.template.render(text, "").text[len(self.template.prefix) :][: len(text)]

@@ -1,5 +1,6 @@
 """LM-Infinite on whole models: the literal twin, chunks, caches, padding, and what it composes with."""
 
+import copy
 import threading
 from itertools import pairwise
 
@@ -198,6 +199,16 @@ def test_cache_rows_can_be_reordered_repeated_and_chosen():
         cache.reset()
         assert cache.get_seq_length() == 0
         assert_same(logits(model, ids[:1], past_key_values=cache), logits(model, ids[:1]))
+
+
+def test_cache_made_in_inference_mode_reads_on_outside_and_copies_are_independent():
+    model, ids = decoder("llama_gqa"), tokens(1, 30)
+    with LMInfinite(N_GLOBAL, N_LOCAL)(model):
+        with torch.inference_mode():
+            cache, _ = read(model, ids[:, :20])
+        kept = copy.deepcopy(cache)
+        for one in (cache, kept):
+            assert_same(logits(model, ids[:, 20:], past_key_values=one), logits(model, ids)[:, 20:])
 
 
 class Largest(TorchDispatchMode):
