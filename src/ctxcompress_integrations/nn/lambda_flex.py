@@ -62,14 +62,8 @@ def band_blocks(
     bottom, right = ((edge + BLOCK - 1).clamp(max=n_keys - 1) for edge in (top, left))
     is_seen_at_all = (bottom - left >= 0) & (top - right < n_local)
     is_full = (top - right >= 0) & (bottom - left < n_local) & (left + start - past >= starts.most)
-    return BlockMask.from_kv_blocks(
-        *_table(is_seen_at_all & ~is_full),
-        *_table(is_full),
-        BLOCK,
-        is_seen,
-        (n_queries, n_keys),
-        False,  # the transposed table is for training
-    )
+    seen, full = _table(is_seen_at_all & ~is_full), _table(is_full)
+    return BlockMask.from_kv_blocks(*seen, *full, BLOCK, is_seen, (n_queries, n_keys))
 
 
 def _table(blocks: Tensor) -> tuple[Tensor, Tensor]:

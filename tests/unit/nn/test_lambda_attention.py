@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -170,6 +171,21 @@ def test_block_table_is_that_of_the_literal_band(n_queries, n_keys, n_local):
             block = literal[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
             where = "full_kv" if block.all() else "kv" if block.any() else None
             assert [kind for kind, columns in listed.items() if column in columns] == ([where] if where else [])
+
+
+@pytest.mark.slow  # compiles C++
+def test_compiled_band_through_the_block_table_equals_the_literal_mask():
+    """What a GPU runs, but for the log-sum-exp, which compiled CPU code does not give."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 700, 16), torch.randn(2, 2, 811, 16), torch.randn(2, 2, 811, 16)
+    table = band_blocks(700, 811, 200, 111, Starts(torch.tensor([0, 300]), 0, 300), q.device)
+    with torch.no_grad():
+        got = torch.compile(flex_attention)(q, k, v, block_mask=table, enable_gqa=True)
+    i, j = torch.arange(111, 811)[:, None], torch.arange(811)
+    is_real = (j >= torch.tensor([0, 300])[:, None, None]) | (i == j)
+    seen = ((i - j >= 0) & (i - j < 200) & is_real)[:, None]
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 class Largest(TorchDispatchMode):
