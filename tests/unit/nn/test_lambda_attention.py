@@ -174,6 +174,7 @@ def test_block_table_is_that_of_the_literal_band(n_queries, n_keys, n_local):
 
 
 @pytest.mark.slow  # compiles C++
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch in torch
 def test_compiled_band_through_the_block_table_equals_the_literal_mask():
     """What a GPU runs, but for the log-sum-exp, which compiled CPU code does not give."""
     torch.manual_seed(0)
