@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
@@ -21,6 +21,7 @@ def load_compressor(
     dtype: str = "auto",
     layer: int | None = None,
     weights: Any = None,
+    long_input: Literal["windows", "lm_infinite"] = "windows",
     **options: Unpack[OptionArguments],
 ) -> TextCompressor:
     """A registered scorer, loaded, as a :class:`TextCompressor`.
@@ -33,6 +34,8 @@ def load_compressor(
         dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
         layer: the layer whose attention is read (``quito``, ``quito_x``); negative counts from the last.
         weights: a trained file for ``mini``, instead of the shipped one, or for ``probe``, which needs one.
+        long_input: how ``quito`` and ``probe`` read a passage beyond their model's window: in overlapping windows, or
+            in one go under LM-Infinite.
         options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
 
     Raises:
@@ -40,7 +43,11 @@ def load_compressor(
         MissingExtraError, ModelLoadError: with the extra or the argument that cures it.
     """
     CompressionOptions().updated(options)  # complains before any model loads
-    scorer = scorer_class(name).load(model=model, device=device, dtype=dtype, layer=layer, weights=weights)
+    found = scorer_class(name)
+    if long_input != "windows" and not found.reads_long:
+        raise ValueError(f"the scorer {name!r} takes no long_input, got long_input={long_input!r}")
+    extra = {"long_input": long_input} if found.reads_long else {}
+    scorer = found.load(model=model, device=device, dtype=dtype, layer=layer, weights=weights, **extra)
     return TextCompressor(scorer, **options)
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    name: Annotated[Literal["quito", "mini", "summaries", "icformer"], typer.Argument(help="What to measure.")],
+    name: Annotated[
+        Literal["quito", "mini", "summaries", "icformer", "lm-infinite"], typer.Argument(help="What to measure.")
+    ],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
     data: Annotated[
         Path | None, typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini'.")
@@ -48,6 +50,10 @@ def bench(
         from ctxcompress_integrations.evaluation.bench_icformer import bench_icformer
 
         bench_icformer(report, device=device)
+    elif name == "lm-infinite":
+        from ctxcompress_integrations.evaluation.bench_lm_infinite import bench_lm_infinite
+
+        bench_lm_infinite(report, device=device)
     else:
         from ctxcompress_integrations.evaluation.bench_mini import bench_mini
 

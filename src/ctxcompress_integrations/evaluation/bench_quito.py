@@ -7,21 +7,17 @@ weights: attention values differ from the trained model's, times and bytes do no
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ctxcompress_integrations.evaluation.memory import free_memory, keep_no_freed_memory, peak_memory
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.hf.attention import eager_attention, trigger_rows
 from ctxcompress_integrations.hf.device import resolve_device
@@ -54,9 +50,9 @@ def bench_quito(report: Callable[[Row], None], *, device: str = "auto") -> None:
         trigger_rows(model, [tokens[lengths[0]]], [-1])  # warm-up: thread pools, kernels
     for n in lengths:
         _times(report, models, tokens[n], target)
-    _keep_no_freed_memory()
+    keep_no_freed_memory()
     for dtype, model in models.items():
-        peaks = [max(1.0, _peak(partial(quito, model, tokens[n]), target)) for n in lengths]
+        peaks = [max(1.0, peak_memory(partial(quito, model, tokens[n]), target)) for n in lengths]
         for n, peak in zip(lengths, peaks, strict=True):
             report(Row(f"quito {dtype} n={n}: peak extra memory", peak / 2**20, "MiB"))
         exponent = float(np.polyfit(np.log(lengths), np.log(peaks), 1)[0])
@@ -64,7 +60,7 @@ def bench_quito(report: Callable[[Row], None], *, device: str = "auto") -> None:
         if dtype == "float32":
             for n, peak in zip(lengths, peaks, strict=True):
                 if _too_large(n, target) is None:
-                    most = max(1.0, _peak(partial(textbook, exact, tokens[n]), target))
+                    most = max(1.0, peak_memory(partial(textbook, exact, tokens[n]), target))
                     report(Row(f"textbook float32 n={n}: peak extra memory", most / 2**20, "MiB"))
                     bound = "<= 0.05" if n == TARGET_LENGTH else None
                     report(Row(f"quito / textbook float32 n={n}: peak extra memory", peak / most, "x", bound))
@@ -117,62 +113,4 @@ def textbook(model: Any, tokens: list[int]) -> torch.Tensor:
 def _too_large(n: int, device: torch.device) -> str | None:
     """Why the textbook form cannot run over ``n`` tokens here; None when it can."""
     n_bytes = SHAPE["num_hidden_layers"] * SHAPE["num_attention_heads"] * n * n * 4
-    return f"the maps alone take {n_bytes / 2**30:.0f} GiB" if 1.5 * n_bytes > _free_memory(device) else None
-
-
-def _peak(run: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Bytes by which memory rose at its peak."""
-    gc.collect()
-    with _PeakMemory(device) as memory:
-        run()
-    return memory.extra
-
-
-def _keep_no_freed_memory() -> None:
-    """Have glibc return every freed block of 1 MiB or more at once: what it keeps in reserve is not ours to count, and
-    faster for the times before.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
-
-
-class _PeakMemory:
-    """Bytes that memory rose by inside the block: CUDA's own counter, or resident memory sampled every millisecond."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._is_cuda, self.extra = device.type == "cuda", 0.0
-
-    def __enter__(self) -> _PeakMemory:
-        if self._is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-            return self
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # or the peak hides in what earlier runs left behind
-        self._before, self._peak, self._stop = _resident(), _resident(), threading.Event()
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
-        self._sampler.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_cuda:
-            self.extra = float(torch.cuda.max_memory_allocated() - self._before)
-            return
-        self._stop.set()
-        self._sampler.join()
-        self.extra = float(self._peak - self._before)
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.001):
-            self._peak = max(self._peak, _resident())
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
-
-
-def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    fields = Path("/proc/meminfo").read_text(encoding="ascii").split()
-    return float(fields[fields.index("MemAvailable:") + 1]) * 1024
+    return f"the maps alone take {n_bytes / 2**30:.0f} GiB" if 1.5 * n_bytes > free_memory(device) else None

@@ -140,30 +140,30 @@ def _sliced(model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: froze
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model computes its attention the plain way and can show its weights."""
-    with _implementation(model, "eager"):
+    with lock_of(model), implementation(model, "eager"):
         yield
 
 
 @contextmanager
 def _swapped(model: PreTrainedModel) -> Iterator[None]:
-    original = model.config._attn_implementation or "eager"
-    with _implementation(model, _register(original.removeprefix(_PREFIX))):
-        yield
+    with lock_of(model):
+        original = model.config._attn_implementation or "eager"
+        with implementation(model, _register(original.removeprefix(_PREFIX))):
+            yield
 
 
 @contextmanager
-def _implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Point every config of the model at another attention function, and back, one thread at a time."""
-    with lock_of(model):
-        configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-        saved = [(config, config._attn_implementation) for config in configs.values()]
-        try:
-            for config, _ in saved:
-                config._attn_implementation_internal = name
-            yield
-        finally:
-            for config, implementation in saved:
-                config._attn_implementation_internal = implementation
+def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Point every config of the model at another attention function, and back; take the lock first."""
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    saved = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in saved:
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, before in saved:
+            config._attn_implementation_internal = before
 
 
 def _register(original: str) -> str:
@@ -194,19 +194,17 @@ def _take_row(
         return
     batch = torch.arange(len(query), device=query.device)
     at = capture.at.to(query.device)
-    row_mask = None
-    if isinstance(mask, Tensor) and mask.dim() == 4:  # [b or 1, h or 1, n, n]: a sliding window's, say
-        expanded = mask.expand(len(query), -1, -1, -1)
-        row_mask = expanded[batch, :, at, : key.shape[2]]
-    scaling = kwargs.get("scaling")
-    capture.rows[layer] = attention_row(
-        query[batch, :, at],
-        key,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        n_keys=at + 1,
-        mask=row_mask,
-        softcap=kwargs.get("softcap"),
-    )
+    scaling = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+    if "lambda_pass" in kwargs:  # the model is inside LM-Infinite, and query and key are not rotated yet
+        capture.rows[layer] = kwargs["lambda_pass"].row(query, key, mask, at, scaling=scaling)
+    else:
+        row_mask = None
+        if isinstance(mask, Tensor) and mask.dim() == 4:  # [b or 1, h or 1, n, n]: a sliding window's, say
+            expanded = mask.expand(len(query), -1, -1, -1)
+            row_mask = expanded[batch, :, at, : key.shape[2]]
+        capture.rows[layer] = attention_row(
+            query[batch, :, at], key, scaling=scaling, n_keys=at + 1, mask=row_mask, softcap=kwargs.get("softcap")
+        )
     if capture.layers <= capture.rows.keys():
         raise _Done
 

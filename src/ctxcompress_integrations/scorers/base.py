@@ -42,9 +42,11 @@ class Scorer(ABC):
         name: registry key.
         sigma: standard deviation, in words, of the Gaussian smoothing that the method asks for; 0 for none.
         thresholds: calibrated ones by the share of answers that was lost under them, as text ("0.01"); may be empty.
+        reads_long: whether ``load`` takes ``long_input``.
     """
 
     name: ClassVar[str]
+    reads_long: ClassVar[bool] = False
     sigma: float = 0.0
     thresholds: Mapping[str, float] = MappingProxyType({})
 

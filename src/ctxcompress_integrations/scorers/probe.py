@@ -20,7 +20,7 @@ from ctxcompress_integrations.hf.load import load_decoder
 from ctxcompress_integrations.hf.probe import ProbeHead
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import Window, refuse
-from ctxcompress_integrations.scorers.quito import DEFAULT_MODEL, Quito
+from ctxcompress_integrations.scorers.quito import DEFAULT_MODEL, LongInput, Quito
 from ctxcompress_integrations.text.pieces import Floats, sentence_features, sentence_pieces
 
 LEAD = "Read this text:\n"  # LMs park idle attention on the first token: it must not be one of the passage
@@ -52,8 +52,9 @@ class AllHeads(Quito):
         layer: int = -1,
         template: str | None = None,
         max_tokens: int | None = None,
+        long_input: LongInput = "windows",
     ) -> None:
-        super().__init__(model, tokenizer, layer=layer, template=template, max_tokens=max_tokens)
+        super().__init__(model, tokenizer, layer=layer, template=template, max_tokens=max_tokens, long_input=long_input)
         if template in (None, "plain"):
             bare = self.template
             self.template = replace(bare, prefix=bare.prefix + LEAD, middle=ASK, suffix=END + bare.suffix)
@@ -84,7 +85,7 @@ class Probe(AllHeads):
 
     Args:
         head: trained on this very model.
-        max_tokens: longest prompt; None for what the model was trained on.
+        max_tokens, long_input: as for :class:`~ctxcompress_integrations.scorers.quito.Quito`.
 
     Raises:
         WeightsMismatchError: the head was trained on a model of other dimensions.
@@ -93,8 +94,16 @@ class Probe(AllHeads):
     name: ClassVar[str] = "probe"
     sigma = 0.0
 
-    def __init__(self, model: Any, tokenizer: Any, head: ProbeHead, *, max_tokens: int | None = None) -> None:
-        super().__init__(model, tokenizer, template=head.template, max_tokens=max_tokens)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        head: ProbeHead,
+        *,
+        max_tokens: int | None = None,
+        long_input: LongInput = "windows",
+    ) -> None:
+        super().__init__(model, tokenizer, template=head.template, max_tokens=max_tokens, long_input=long_input)
         if (head.layers, head.heads) != (self.n_layers, self.n_heads):
             raise WeightsMismatchError(
                 f"the probe was trained on {head.base!r} with {head.layers} layers of {head.heads} heads, this model "
@@ -111,6 +120,7 @@ class Probe(AllHeads):
         dtype: str = "auto",
         layer: int | None = None,
         weights: Any = None,
+        long_input: LongInput = "windows",
     ) -> Self:
         """As :meth:`Scorer.load`; ``weights`` is the file that ``ctxcompress train probe`` made for this model."""
         refuse(cls.name, layer=layer)
@@ -121,7 +131,7 @@ class Probe(AllHeads):
                 f"'ctxcompress train probe --model {name} --data ROWS.jsonl --out FILE' and pass weights=FILE"
             )
         head = ProbeHead.load(Path(weights), base=name)
-        return cls(*load_decoder(name, device=device, dtype=dtype), head)
+        return cls(*load_decoder(name, device=device, dtype=dtype), head, long_input=long_input)
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         read = super()._score_batch(windows)

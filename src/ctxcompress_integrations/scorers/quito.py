@@ -7,8 +7,10 @@ the trigger's row is computed, the passage is found through the template, long p
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,13 @@ from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import trigger_rows
 from ctxcompress_integrations.hf.load import context_length, load_decoder
 from ctxcompress_integrations.hf.prompt import PromptTemplate
+from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, Window, refuse
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+LongInput: TypeAlias = Literal["windows", "lm_infinite"]
+N_GLOBAL = 32
 
 
 class Quito(PairScorer):
@@ -33,13 +38,18 @@ class Quito(PairScorer):
         template: None for the chat template (or the bare text when there is none), "plain", or a text with
             ``{passage}`` and ``{query}``.
         max_tokens: longest prompt; None for what the model was trained on.
+        long_input: what becomes of a passage beyond it. "windows": scored in overlapping windows, each under the query.
+            "lm_infinite": read in one go with every layer's view held to ``max_tokens`` keys; the trigger's row then
+            shows every token, those out of the model's view at half of ``max_tokens``. While such a passage is read,
+            nobody else should use the model.
 
     Raises:
-        UnsupportedModelError: slow tokenizer, or a layer that does not exist.
+        UnsupportedModelError: slow tokenizer, a layer that does not exist, or a model that LM-Infinite cannot patch.
         PromptTemplateError: the passage cannot be found in what the template makes.
     """
 
     name: ClassVar[str] = "quito"
+    reads_long: ClassVar[bool] = True
     sigma = 1.0
 
     def __init__(
@@ -50,6 +60,7 @@ class Quito(PairScorer):
         layer: int = -1,
         template: str | None = None,
         max_tokens: int | None = None,
+        long_input: LongInput = "windows",
     ) -> None:
         super().__init__()
         if not tokenizer.is_fast:
@@ -61,6 +72,13 @@ class Quito(PairScorer):
         self.max_tokens = context_length(model) if max_tokens is None else max_tokens
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be >= 1, got {max_tokens!r}")
+        if long_input not in get_args(LongInput):
+            raise ValueError(f"long_input must be one of {', '.join(get_args(LongInput))}, got {long_input!r}")
+        self.long_input = long_input
+        if long_input == "lm_infinite":
+            from ctxcompress_integrations.hf.lambda_models import supported_decoder
+
+            supported_decoder(model, self._shape)
         trained_on = model.get_input_embeddings().weight
         self.batch_tokens = 32768 if trained_on.is_cuda else 2048
 
@@ -73,10 +91,13 @@ class Quito(PairScorer):
         dtype: str = "auto",
         layer: int | None = None,
         weights: Any = None,
+        long_input: LongInput = "windows",
     ) -> Self:
         refuse(cls.name, weights=weights)
         return cls(
-            *load_decoder(model or DEFAULT_MODEL, device=device, dtype=dtype), layer=-1 if layer is None else layer
+            *load_decoder(model or DEFAULT_MODEL, device=device, dtype=dtype),
+            layer=-1 if layer is None else layer,
+            long_input=long_input,
         )
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
@@ -100,13 +121,26 @@ class Quito(PairScorer):
             return_attention_mask=False,
             verbose=False,
         )
-        rows = trigger_rows(self.model, encoded["input_ids"], layers)
+        with self._reach(max(map(len, encoded["input_ids"]))):
+            rows = trigger_rows(self.model, encoded["input_ids"], layers)
         by_layer = [rows[layer].cpu().numpy() for layer in layers]  # layers may lie on several devices
         for i, (prompt, ids) in enumerate(zip(prompts, encoded["input_ids"], strict=True)):
             spans = np.asarray(encoded["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
             inside = (spans[:, 0] < prompt.end) & (spans[:, 1] > prompt.start) & (spans[:, 1] > spans[:, 0])
             clipped = spans[inside].clip(prompt.start, prompt.end) - prompt.start
             yield clipped, len(ids), [layer[i, :, : len(ids)][:, inside] for layer in by_layer]
+
+    def _reach(self, n_tokens: int) -> AbstractContextManager[None]:
+        """Where the model reads prompts of up to ``n_tokens``: in LM-Infinite, if that is wanted and needed."""
+        if self.long_input == "windows" or n_tokens <= self.max_tokens:
+            return nullcontext()
+        from ctxcompress_integrations.hf.lambda_attention import lambda_window
+
+        return lambda_window(self.model, self._shape, rows_see_all=True)
+
+    @property
+    def _shape(self) -> LambdaShape:
+        return LambdaShape(max(1, min(N_GLOBAL, self.max_tokens // 4)), self.max_tokens)
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         harmless = self.template.render(text, "").text[len(self.template.prefix) :][: len(text)]
@@ -123,4 +157,4 @@ class Quito(PairScorer):
                 f"the query takes {len(frame)} of the model's {self.max_tokens} tokens and leaves no room for a "
                 "passage: shorten the query or take a model with a longer window"
             )
-        return room
+        return room if self.long_input == "windows" else sys.maxsize

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ctxcompress_integrations.evaluation import bench_mini, bench_quito
+from ctxcompress_integrations.evaluation import bench_lm_infinite, bench_mini, bench_quito
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 
 
@@ -60,8 +60,37 @@ def test_quito_rows_and_its_two_forms_agree(monkeypatch):
 
 def test_textbook_that_would_not_fit_says_so(monkeypatch):
     assert bench_quito._too_large(8, torch.device("cpu")) is None
-    monkeypatch.setattr(bench_quito, "_free_memory", lambda device: 1.0)
+    monkeypatch.setattr(bench_quito, "free_memory", lambda device: 1.0)
     assert "GiB" in bench_quito._too_large(8, torch.device("cpu"))
+
+
+def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monkeypatch):
+    monkeypatch.setattr(bench_mini, "N_CALLS", 1)
+
+
+def test_lm_infinite_rows(monkeypatch):
+    monkeypatch.setattr(bench_lm_infinite, "SMALL", bench_lm_infinite.SMALL | {"hidden_size": 32, "head_dim": 8})
+    monkeypatch.setattr(bench_lm_infinite, "CPU_LENGTHS", (128, 256))
+    monkeypatch.setattr(bench_lm_infinite, "CPU_WINDOW", 64)
+    monkeypatch.setattr(bench_lm_infinite, "CHUNK", 64)
+    rows = []
+    bench_lm_infinite.bench_lm_infinite(rows.append, device="cpu")
+    targets = {row.measure: row.target for row in rows if row.target}
+    assert targets == {
+        "lm-infinite: time in chunks of 64 growth exponent over n": "<= 1.1",
+        "full SDPA / lm-infinite n=256: time of encoding": ">= 3.16",
+        "full SDPA / lm-infinite n=256: time per decoded token": ">= 2.72",
+        "lm-infinite: memory in one forward growth exponent over n": "<= 1.1",
+        "lm-infinite / full SDPA n=256: peak extra memory, both in chunks": "<= 0.2",
+        "lm-infinite / full SDPA n=256: peak extra memory, ours in chunks, full in one forward": "<= 0.2",
+    }
+    assert all(row.value is not None and row.value > 0 for row in rows if "exponent" not in row.measure)
+    monkeypatch.setattr(bench_lm_infinite, "free_memory", lambda device: 1.0)
+    rows.clear()
+    bench_lm_infinite.bench_lm_infinite(rows.append, device="cpu")
+    unmeasured = [row for row in rows if row.value is None]
+    assert len(unmeasured) == 3
+    assert all("GiB" in row.why and row.ok is None for row in unmeasured)
 
 
 def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monkeypatch):

@@ -1,0 +1,143 @@
+"""LM-Infinite inside a transformers model that somebody else owns, touched only inside ``with``.
+
+Rotary families go through transformers' attention interface. A hook before each attention module keeps the phases and
+the cache for itself and hands the module phases that rotate nothing, so the attention function gets queries and keys as
+they were projected, rotates them itself and, where the paper wants them at the ceiling, differently. ALiBi families
+compute attention inside their modules: there the module's ``forward`` is replaced (``hf/lambda_alibi.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from ctxcompress_integrations.errors import UnsupportedModelError
+from ctxcompress_integrations.hf.attention import implementation
+from ctxcompress_integrations.hf.borrow import lock_of
+from ctxcompress_integrations.hf.lambda_cache import lambda_layer
+from ctxcompress_integrations.hf.lambda_models import supported_decoder
+from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch, Phases
+from ctxcompress_integrations.nn.lambda_mask import LambdaShape, starts_of
+
+NAME = "ctxcompress_lambda"
+
+
+@contextmanager
+def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = False) -> Iterator[None]:
+    """Inside, the model reads through the Λ-mask; on exit it is what it was, whatever happened.
+
+    Args:
+        model: a decoder of a supported family, bare or wrapped (PEFT).
+        shape: sizes of the Λ.
+        rows_see_all: whether :func:`~ctxcompress_integrations.hf.attention.trigger_rows` shows attention to *every*
+            token, the middle at ``shape.middle_distance``; else what the model itself computes.
+
+    Raises:
+        UnsupportedModelError: the model cannot be patched, or is patched already; nothing was changed.
+    """
+    with lock_of(model):
+        decoder = supported_decoder(model, shape)
+        if any(isinstance(hook, Hook) for part in decoder.attentions for hook in part._forward_pre_hooks.values()):
+            raise UnsupportedModelError(
+                f"this {type(decoder.model).__name__} is inside LM-Infinite already: leave the first block before "
+                "entering another"
+            )
+        undo = ExitStack()
+        with undo:
+            undo.enter_context(implementation(decoder.model, NAME))
+            phases = Phases.of(decoder, shape)
+            for index, module in enumerate(decoder.attentions):
+                hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes))
+                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                if decoder.forward is not None:
+                    undo.enter_context(_replaced(module, decoder.forward))
+            kept = undo.pop_all()  # the lock is let go: other threads may read rows meanwhile
+    try:
+        yield
+    finally:
+        with lock_of(model):
+            kept.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Hook:
+    """Runs before an attention module and adds a :class:`Pass` to its arguments."""
+
+    patch: Patch
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        name = "layer_past" if "layer_past" in kwargs else "past_key_values"
+        cache, patch = kwargs.get(name), self.patch
+        layer = None
+        if cache is not None:
+            layer = lambda_layer(cache, patch.index, patch.shape)
+        phases = kwargs.get("position_embeddings")
+        changed: dict[str, Any] = {name: None, "lambda_pass": Pass(patch, layer, phases)}
+        if phases is not None:
+            one = phases[0].new_ones(1, 1, phases[0].shape[-1])
+            changed["position_embeddings"] = (one, torch.zeros_like(one))
+        return args, kwargs | changed
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    lambda_pass: Pass | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    if lambda_pass is None:
+        raise UnsupportedModelError(
+            f"this {type(module).__name__} shares its config with a model inside LM-Infinite: give each model a config "
+            "of its own (copy.deepcopy)"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mixed = lambda_pass.attend(query, key, value, attention_mask, scaling=scale, dropout=dropout)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def _mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **_: Any,
+) -> Padding:
+    if not allow_is_causal_skip:
+        raise ValueError("LM-Infinite reads one text per row: packed sequences and custom masks are not possible")
+    if attention_mask is not None and attention_mask.shape[-1] != kv_length:
+        raise ValueError(
+            f"the attention mask has {attention_mask.shape[-1]} columns for {kv_length - q_length} tokens seen before "
+            f"and {q_length} new ones"
+        )
+    return Padding(starts_of(attention_mask), attention_mask is not None)
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Any) -> Iterator[None]:
+    """The module's ``forward``, ours; whatever stood in its instance dictionary comes back."""
+    missing = object()
+    before = module.__dict__.get("forward", missing)
+    module.__dict__["forward"] = forward.__get__(module)
+    try:
+        yield
+    finally:
+        if before is missing:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
