@@ -35,6 +35,7 @@ def evaluate(
     tokenizer: Annotated[str, typer.Option(help="Whose tokens are counted, for all methods.")] = "mini",
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per set, evenly spread; all if none.")] = None,
     titles: Annotated[bool, typer.Option(help="Let methods read the passages' titles.")] = True,
+    times: Annotated[bool, typer.Option(help="Time whole calls, too; leave it out on a busy machine.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write a report page with plots into this folder.")] = None,
     device: o.Device = "auto",
@@ -60,7 +61,7 @@ def evaluate(
         device=device,
     )
     chosen = methods.split(",") if methods else [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME]
-    plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles)
+    plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles, times=times)
     console = Console()
     rows = evaluate(plan, load_tokenizer(tokenizer), console)
     report = as_report(" ".join(["ctxcompress", *sys.argv[1:]]), rows)

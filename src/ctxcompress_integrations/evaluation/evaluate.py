@@ -35,6 +35,7 @@ class Plan:
         data: folder of the named sets.
         limit: examples per set; None for all.
         titles: whether methods see the passages' titles.
+        times: whether whole calls are timed, too; a busy machine should not.
         budgets: under which every method compresses.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     data: Path | None = None
     limit: int | None = None
     titles: bool = True
+    times: bool = True
     budgets: Sequence[Budget] = BUDGETS
 
 
@@ -78,7 +80,8 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
             budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
                 progress.update(task, description=f"{method} · {dataset.name}")
-                times += _times(dataset, method, scorer, count_tokens)  # first: a scorer may remember passages
+                if plan.times:  # first: a scorer may remember passages
+                    times += _times(dataset, method, scorer, count_tokens)
                 runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
 

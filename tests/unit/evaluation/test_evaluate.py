@@ -132,6 +132,13 @@ def test_thresholds_and_times(file):
     assert len(time_method(dataset, Perfect(), words, n=5)) >= 3
 
 
+def test_a_busy_machine_times_nothing(file):
+    settings = MethodSettings(device="cpu")
+    for times in (True, False):
+        rows = evaluate(Plan([str(file)], ["lexical"], settings, times=times), words)
+        assert any("time, median" in row.measure for row in rows) is times
+
+
 def test_the_default_threshold_has_a_name(file):
     dataset = load_dataset(file)
     auto, same = run_method(dataset, "p", Perfect(), [Budget(threshold="auto"), Budget(threshold=0.5)], words)
