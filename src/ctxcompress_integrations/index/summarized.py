@@ -214,7 +214,8 @@ class SummarizedIndex(ReadableIndex):
                     found.setdefault(bytes.fromhex(sha256), internal)
 
     def _compact_summaries(self) -> None:
-        self._summaries.compact(self._texts_by_key().keys())
+        live = self._texts_by_key().keys() if self._summaries.origins() else set[bytes]()
+        self._summaries.compact(live)
 
     def _shut(self) -> None:
         self._summaries.close()
