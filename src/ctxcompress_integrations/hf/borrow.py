@@ -18,8 +18,9 @@ def lock_of(model: Any) -> threading.RLock:
     """The lock of a model, the same for every wrapper around it: who changes its state for a while holds it, and who
     runs it beside others must hold it too. A thread may take it twice.
     """
+    shared = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else model
     with _making:
-        return _locks.setdefault(model.get_input_embeddings(), threading.RLock())
+        return _locks.setdefault(shared, threading.RLock())
 
 
 def base_of(model: Any) -> Any:

@@ -64,10 +64,6 @@ def test_textbook_that_would_not_fit_says_so(monkeypatch):
     assert "GiB" in bench_quito._too_large(8, torch.device("cpu"))
 
 
-def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monkeypatch):
-    monkeypatch.setattr(bench_mini, "N_CALLS", 1)
-
-
 def test_lm_infinite_rows(monkeypatch):
     monkeypatch.setattr(bench_lm_infinite, "SMALL", bench_lm_infinite.SMALL | {"hidden_size": 32, "head_dim": 8})
     monkeypatch.setattr(bench_lm_infinite, "CPU_LENGTHS", (128, 256))
