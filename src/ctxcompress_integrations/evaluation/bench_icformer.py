@@ -24,6 +24,7 @@ from ctxcompress_integrations.summarizers.icformer import IcFormer
 
 N_TOKENS, N_VECTORS = 512, 128
 LENGTHS = (512, 1024, 2048, 4096)
+N_HEADS, N_INNER = 32, 11008
 ON_GPU = "ICAE / IC-Former on a GPU, 8 passages of 2048 tokens: time"
 
 
@@ -32,9 +33,11 @@ def bench_icformer(report: Callable[[Row], None], *, device: str = "auto") -> No
     target = resolve_device(device)
     reader, tokenizer = shared_llama(LLAMA_7B, target), word_tokenizer()
     icae = Icae.untrained(reader, tokenizer, n_memory=N_VECTORS, tokens_per_slot=N_TOKENS // N_VECTORS, has_bos=False)
-    icformer = IcFormer.untrained(reader, tokenizer, n_digests=N_VECTORS, chunk_tokens=N_TOKENS)
+    icformer = IcFormer.untrained(
+        reader, tokenizer, n_digests=N_VECTORS, chunk_tokens=N_TOKENS, n_heads=N_HEADS, n_inner=N_INNER
+    )
     for summarizer in (icae, icformer):
-        summarizer.module.to(device=target, dtype=torch.bfloat16).eval()
+        summarizer.module.to(device=target, dtype=torch.bfloat16).requires_grad_(False).eval()
     passages = [_pieces(n) for n in LENGTHS]
     where = f"{N_TOKENS} -> {N_VECTORS}, Llama-2-7B's shape, bf16, {target.type}"
     flops = {}

@@ -32,7 +32,8 @@ CPU_CONTEXTS, GPU_CONTEXTS = (4608, 9216, 15360), (4608, 15360, 32256, 64512, 12
 N_ANSWER = 16
 SMALL = {**LLAMA_1B, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
 N_BUILT = 48
-WIDTHS = {"fp16": "<= 1", "int8": "<= 0.505", "pq": "<= 0.125"}
+CODEC_ROWS = 192
+CODEC_BOUNDS = {"fp16": "<= 1", "int8": "<= 0.505", "pq": "<= 0.125"}
 """Bounds of a codec's size against fp16's; int8 is half of it, and four bytes of scale a vector."""
 
 
@@ -131,10 +132,10 @@ def _bare(model: Any, tokenizer: Any, passages: Sequence[Passage], batch_tokens:
 
 def _codecs(report: Callable[[Row], None], folder: Path) -> None:
     """Sizes, errors and read times of the codecs, on vectors of a 7B reader's width."""
-    width, n_passages = 4096, 192
+    width, n_passages = 4096, CODEC_ROWS
     passages = [Passage(str(i), f"passage {i}") for i in range(n_passages)]
     n_bytes: dict[str, int] = {}
-    for codec, bound in WIDTHS.items():
+    for codec, bound in CODEC_BOUNDS.items():
         drawn = Drawn("none", width)
         with CompressedIndex.create(folder / f"{codec}.index", embedder=None, dimension=4) as index:
             index.add(passages, vectors=np.ones((n_passages, 4), np.float32))

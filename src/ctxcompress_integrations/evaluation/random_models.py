@@ -40,7 +40,7 @@ def shared_llama(shape: Mapping[str, Any], device: torch.device) -> Any:
     layers = nn.ModuleList([model.model.layers[0]] * int(shape["num_hidden_layers"]))
     model.model.layers = layers
     model.config.num_hidden_layers = len(layers)
-    return model.to(device).eval()
+    return model.to(device).requires_grad_(False).eval()
 
 
 def word_tokenizer(n_words: int = 30000) -> Any:

@@ -7,7 +7,13 @@ import sys
 import pytest
 import torch
 
-from ctxcompress_integrations.evaluation import bench_lm_infinite, bench_mini, bench_quito
+from ctxcompress_integrations.evaluation import (
+    bench_icformer,
+    bench_lm_infinite,
+    bench_mini,
+    bench_quito,
+    bench_summaries,
+)
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 
 
@@ -87,6 +93,52 @@ def test_lm_infinite_rows(monkeypatch):
     unmeasured = [row for row in rows if row.value is None]
     assert len(unmeasured) == 3
     assert all("GiB" in row.why and row.ok is None for row in unmeasured)
+
+
+TINY_LLAMA = {
+    "vocab_size": 30003,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+
+
+def test_icformer_rows(monkeypatch):
+    monkeypatch.setattr(bench_icformer, "LLAMA_7B", TINY_LLAMA)
+    monkeypatch.setattr(bench_icformer, "N_HEADS", 4)
+    monkeypatch.setattr(bench_icformer, "N_INNER", 128)
+    monkeypatch.setattr(bench_icformer, "N_TOKENS", 32)
+    monkeypatch.setattr(bench_icformer, "N_VECTORS", 8)
+    monkeypatch.setattr(bench_icformer, "LENGTHS", (32, 64, 128))
+    rows = []
+    bench_icformer.bench_icformer(rows.append, device="cpu")
+    found = {row.measure: row for row in rows}
+    assert 0.8 < found["IC-Former: growth exponent of FLOPs over n"].value <= 1.0  # the first queries are shared
+    assert [row.target for row in rows if row.target] == ["<= 0.05", ">= 10", "<= 1.1", "<= 1.1"]
+    assert found[bench_icformer.ON_GPU].why == "no GPU here"
+
+
+def test_summaries_rows(monkeypatch):
+    monkeypatch.setattr(bench_summaries, "LLAMA_1B", TINY_LLAMA)
+    monkeypatch.setattr(bench_summaries, "SMALL", TINY_LLAMA)
+    monkeypatch.setattr(bench_summaries, "SEGMENT", 64)
+    monkeypatch.setattr(bench_summaries, "N_VECTORS", 4)
+    monkeypatch.setattr(bench_summaries, "CPU_CONTEXTS", (128, 256))
+    monkeypatch.setattr(bench_summaries, "N_BUILT", 4)
+    monkeypatch.setattr(bench_summaries, "CODEC_ROWS", 12)
+    monkeypatch.setattr(bench_summaries, "CODEC_BOUNDS", {"fp16": "<= 1", "int8": "<= 0.505"})
+    rows = []
+    bench_summaries.bench_summaries(rows.append, device="cpu")
+    found = {row.measure: row for row in rows}
+    assert found["a rerun over a finished corpus: forwards"].ok
+    assert found["int8, [4, 4096]: size against fp16"].ok
+    assert 1e-3 < found["int8, [4, 4096]: relative error"].value < 2e-2
+    name = "Llama-3.2-1B's shape, bf16, cpu, context 256, 16 new tokens"
+    assert found[f"{name}: 16 vectors, to the last token"].value > 0
+    assert {row.target for row in rows if row.target} == {"<= 1", "<= 0.505", ">= 0.85", "<= 0", ">= 7.62", "<= 0.02"}
 
 
 def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monkeypatch):
