@@ -15,7 +15,7 @@ without its opinion, the order of retrieval. Passages travel in that order, numb
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from ctxcompress_integrations.records import (
@@ -28,6 +28,8 @@ from ctxcompress_integrations.text.budget import Meter, as_counter
 from ctxcompress_integrations.text.parts import Part, count_positions
 
 Allowed: TypeAlias = Literal["mixed", "text", "vectors"]
+LEAST_TEXT = 24
+"""Tokens for which passages are pruned beside vectors: about a sentence."""
 Form: TypeAlias = Literal["left out", "vectors", "pruned", "full"]
 FORMS: tuple[Form, ...] = get_args(Form)
 """Poorest first."""
@@ -118,7 +120,10 @@ def pruned_within(
     def used(result: CompressionResult) -> set[str]:
         return {p.id for p in result.passages if not p.is_empty}
 
-    careful = compress(left({p.id for p in passages if p.id not in summaries}))
+    room = left({p.id for p in passages if p.id not in summaries})
+    careful = compress(room)
+    if summaries and room < LEAST_TEXT:  # a few words say less than the vectors that they would replace
+        return replace(careful, passages=[replace(p, text="", spans=()) for p in careful.passages])
     generous = compress(left(used(careful)))
     return generous if generous.n_tokens_out <= left(used(generous)) else careful
 

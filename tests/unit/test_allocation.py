@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ctxcompress_integrations.allocation import FORMS, allocate
-from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Span, SummaryVectors
+from ctxcompress_integrations.allocation import FORMS, allocate, pruned_within
+from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Span, SummaryVectors
 from ctxcompress_integrations.testing.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -231,3 +231,29 @@ def test_without_a_budget_vectors_travel_wherever_they_save_positions():
     assert [share.form for share in only.shares] == ["vectors", "vectors", "left out"]
     text = allocate(result, summaries, budget=None, count_tokens=words, form="text")
     assert [share.form for share in text.shares] == ["full"] * 3
+
+
+def test_pruning_leaves_room_for_labels_and_vectors():
+    texts = [f"w{i} " * 30 for i in range(3)]
+    passages = [Passage(f"p{i}", text.strip()) for i, text in enumerate(texts)]
+    summaries = {f"p{i}": vectors(i, 5) for i in range(3)}
+
+    def words(text):
+        return len(text.split())
+
+    def compress(room):
+        rooms.append(room)
+        kept = " ".join(passages[0].text.split()[:room])
+        done = [passage(i, p.text, kept if i == 0 else "", 1.0 if i == 0 else 0.0) for i, p in enumerate(passages)]
+        return CompressionResult("q", done, 90, words(kept))
+
+    for budget, expected in ((30, [12]), (60, [42, 47])):  # 3 x (1 label + 5 vectors); text gives its vectors back
+        rooms = []
+        result = pruned_within(budget, compress, passages, summaries, words)
+        assert rooms == expected
+        found = allocate(result, summaries, budget=budget, count_tokens=words)
+        assert found.n_positions <= budget
+        assert [share.form for share in found.shares] == ["vectors" if budget == 30 else "full", "vectors", "vectors"]
+    rooms = []
+    pruned_within(30, compress, passages, {}, words)
+    assert rooms == [27, 29]  # without vectors every word counts
