@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def weights_digest(model: Any) -> str:
-    """SHA-256 over a model's base weights, of their bf16 values: the same in float32 and bfloat16, with or without PEFT.
+    """SHA-256 over a model's base weights, of their bf16 values: the same in float32 and bfloat16, PEFT or not.
 
     A float16 copy of float32 or bfloat16 weights is another model here: float16 rounds what is small.
     """
