@@ -1,4 +1,4 @@
-"""Who a model is: digests of its weights and its tokenizer, whatever dtype, device or wrapper it is held in."""
+"""Who a model is: digests of its weights and its tokenizer, whatever device or wrapper it is held in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def weights_digest(model: Any) -> str:
-    """SHA-256 over a model's base weights, of their bf16 values: the same in every dtype, with or without PEFT."""
+    """SHA-256 over a model's base weights, of their bf16 values: the same in float32 and bfloat16, PEFT or not.
+
+    A float16 copy of float32 or bfloat16 weights is another model here: float16 rounds what is small.
+    """
     digest = hashlib.sha256()
     named = {_base_name(name): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
     for name in sorted(named):
