@@ -7,9 +7,11 @@ index holds for it: the key travels through the host, the tensor never does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from ctxcompress_integrations.allocation import Allocation, allocate, pruned_within
 from ctxcompress_integrations.compressor import TextCompressor
@@ -33,6 +35,7 @@ class ReaderKey(NamedTuple):
 
 
 _READERS: Shared[ReaderKey, Reader] = Shared()
+_WARNED: WeakSet[Reader] = WeakSet()
 
 
 def shared_reader(key: ReaderKey) -> Reader:
@@ -87,6 +90,7 @@ def arrange(
         ValueError: a passage has the key of a summary, the reader reads vectors, and there is no index.
         SummaryMismatchError: the index holds summaries of other summarizers only.
     """
+    _warn_once(reader, passages)
     places: dict[str, dict[str, list[str]]] = {}  # fingerprint -> id in the index -> numbers in this request
     for number, passage in enumerate(passages):
         key = summary_key(passage.metadata)
@@ -112,3 +116,15 @@ def arrange(
 
         result = pruned_within(budget, compress, numbered, summaries, count_tokens)
     return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
+
+
+def _warn_once(reader: Reader, passages: Sequence[Passage]) -> None:
+    """Say to a reader of text alone, the first time, that summaries are there and stay unread."""
+    if reader.reads_vectors or reader in _WARNED or all(summary_key(p.metadata) is None for p in passages):
+        return
+    _WARNED.add(reader)
+    warnings.warn(
+        f"{type(reader).__name__} reads text only: passages travel as text, their summaries stay unread",
+        UserWarning,
+        stacklevel=4,
+    )
