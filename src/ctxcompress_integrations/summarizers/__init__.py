@@ -69,6 +69,6 @@ def load_summarizer(
         ValueError: unknown name, an argument that this summarizer does not take, or lacks.
         ModelLoadError, WeightsMismatchError: with what cures it.
     """
-    return summarizer_class(name).load(
-        model=model, weights=weights, device=device, dtype=dtype, prefix=prefix, ending=ending, reader=reader
-    )
+    from ctxcompress_integrations.summarizers.base import Source
+
+    return summarizer_class(name).load(Source(model, weights, device, dtype, prefix, ending, reader))

@@ -14,7 +14,6 @@ Its authors encode without a BOS token. Their code needs flash-attn; nothing in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
 import torch
@@ -26,7 +25,7 @@ from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
 from ctxcompress_integrations.hf.published import autocompressor as published
 from ctxcompress_integrations.hf.states import embed, final_states
-from ctxcompress_integrations.summarizers.base import refuse
+from ctxcompress_integrations.summarizers.base import Source, refuse
 from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
 DEFAULT_MODEL = "princeton-nlp/AutoCompressor-Llama-2-7b-6k"
@@ -93,28 +92,20 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         return cls(model, tokenizer, SummaryTokens(eos.expand(n_summary, -1)), segment_tokens=segment_tokens)
 
     @classmethod
-    def load(
-        cls,
-        *,
-        model: str | None = None,
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        prefix: str | None = None,
-        ending: str | None = None,
-        reader: str | None = None,
-    ) -> Self:
-        refuse(cls.name, ending=ending, reader=reader)
-        name = DEFAULT_MODEL if model is None else model
-        if weights is None:
-            target = resolve_device(device)
+    def load(cls, source: Source) -> Self:
+        refuse(cls.name, ending=source.ending, reader=source.reader)
+        name = DEFAULT_MODEL if source.model is None else source.model
+        if source.weights is None:
+            target = resolve_device(source.device)
             llama, tokenizer, tokens = published.load(
-                checkpoint_path(name), device=target, dtype=resolve_dtype(dtype, target)
+                checkpoint_path(name), device=target, dtype=resolve_dtype(source.dtype, target)
             )
             module = SummaryTokens(tokens).to(llama.get_input_embeddings().weight)
-            return cls(llama, tokenizer, module, prefix=cast(Prefix, prefix or "document"))
-        held = summary_weights.read(checkpoint_path(weights), method=cls.name)
-        return cls.restored(held, *load_decoder(name, device=device, dtype=dtype), {"prefix": prefix})
+            return cls(llama, tokenizer, module, prefix=cast(Prefix, source.prefix or "document"))
+        held = summary_weights.read(checkpoint_path(source.weights), method=cls.name)
+        return cls.restored(
+            held, *load_decoder(name, device=source.device, dtype=source.dtype), {"prefix": source.prefix}
+        )
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -10,12 +10,28 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from ctxcompress_integrations.records import Passage, SummaryVectors
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """From what a summarizer is loaded: the arguments of
+    :func:`~ctxcompress_integrations.summarizers.load_summarizer`, which documents them.
+    """
+
+    model: str | None = None
+    weights: str | Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    prefix: str | None = None
+    ending: str | None = None
+    reader: str | None = None
 
 
 class Summarizer(ABC):
@@ -62,21 +78,11 @@ class Summarizer(ABC):
         """
 
     @classmethod
-    def load(
-        cls,
-        *,
-        model: str | None = None,
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        prefix: str | None = None,
-        ending: str | None = None,
-        reader: str | None = None,
-    ) -> Self:
-        """Make a summarizer from names: what :func:`~ctxcompress_integrations.summarizers.load_summarizer` calls.
+    def load(cls, source: Source) -> Self:
+        """Make a summarizer from names.
 
         Raises:
-            ValueError: for an argument, not None, that this summarizer has no use for, or one that it lacks.
+            ValueError: for a field, not None, that this summarizer has no use for, or one that it lacks.
         """
         raise NotImplementedError(f"{cls.__name__} is built from objects, not from names")
 

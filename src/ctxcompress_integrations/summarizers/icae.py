@@ -13,7 +13,6 @@ vocabulary for the ids of these tokens, which here are vectors and need none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +24,7 @@ from ctxcompress_integrations.hf.load import checkpoint_path, context_length, lo
 from ctxcompress_integrations.hf.published import icae as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers
-from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.base import Source, need, refuse
 from ctxcompress_integrations.summarizers.pieces import equal_cuts
 from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
@@ -111,28 +110,19 @@ class Icae(TokenSummarizer[MemoryWriter]):
         return cls(model, tokenizer, module, tokens_per_slot=tokens_per_slot, has_bos=has_bos)
 
     @classmethod
-    def load(
-        cls,
-        *,
-        model: str | None = None,
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        prefix: str | None = None,
-        ending: str | None = None,
-        reader: str | None = None,
-    ) -> Self:
-        refuse(cls.name, prefix=prefix, reader=reader)
+    def load(cls, source: Source) -> Self:
+        model, weights = source.model, source.weights
+        refuse(cls.name, prefix=source.prefix, reader=source.reader)
         if model is None and weights is None:
             model, weights = DEFAULT_MODEL, DEFAULT_WEIGHTS
         need(cls.name, model=model, weights=weights)
-        decoder, tokenizer = load_decoder(str(model), device=device, dtype=dtype)
+        decoder, tokenizer = load_decoder(str(model), device=source.device, dtype=source.dtype)
         path = checkpoint_path(str(weights))
         if summary_weights.is_ours(path):
             held = summary_weights.read(path, method=cls.name)
-            return cls.restored(held, decoder, tokenizer, {"ending": ending})
+            return cls.restored(held, decoder, tokenizer, {"ending": source.ending})
         module = MemoryWriter(*published.load(path, decoder)).to(decoder.get_input_embeddings().weight).eval()
-        return cls(decoder, tokenizer, module, ending=ending)
+        return cls(decoder, tokenizer, module, ending=source.ending)
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ BOS and closed it with the trained token <AE>; its fine-tuning left BOS to the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +24,7 @@ from ctxcompress_integrations.hf.load import checkpoint_path, load_decoder
 from ctxcompress_integrations.hf.published import icformer as published
 from ctxcompress_integrations.hf.states import embed
 from ctxcompress_integrations.nn.digest import DigestEncoder
-from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.base import Source, need, refuse
 from ctxcompress_integrations.summarizers.pieces import equal_cuts
 from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
@@ -105,29 +104,20 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         return cls(model, tokenizer, module.to(table.device), chunk_tokens=chunk_tokens, has_bos=has_bos)
 
     @classmethod
-    def load(
-        cls,
-        *,
-        model: str | None = None,
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        prefix: str | None = None,
-        ending: str | None = None,
-        reader: str | None = None,
-    ) -> Self:
-        refuse(cls.name, prefix=prefix, reader=reader)
+    def load(cls, source: Source) -> Self:
+        model, weights = source.model, source.weights
+        refuse(cls.name, prefix=source.prefix, reader=source.reader)
         if model is None and weights is None:
             model, weights = DEFAULT_MODEL, DEFAULT_WEIGHTS
         need(cls.name, model=model, weights=weights)
-        decoder, tokenizer = load_decoder(str(model), device=device, dtype=dtype)
+        decoder, tokenizer = load_decoder(str(model), device=source.device, dtype=source.dtype)
         path = checkpoint_path(str(weights))
         if not path.is_dir():
             held = summary_weights.read(path, method=cls.name)
-            return cls.restored(held, decoder, tokenizer, {"ending": ending})
+            return cls.restored(held, decoder, tokenizer, {"ending": source.ending})
         encoder, endings = published.load(path)
         module = DigestWriter(encoder, endings).to(decoder.get_input_embeddings().weight).eval()
-        return cls(decoder, tokenizer, module, has_bos="ft" not in endings, ending=ending)
+        return cls(decoder, tokenizer, module, has_bos="ft" not in endings, ending=source.ending)
 
     @property
     def sizes(self) -> dict[str, Any]:

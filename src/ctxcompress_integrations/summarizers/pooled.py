@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,7 +24,7 @@ from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
 from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder, load_tokenizer
 from ctxcompress_integrations.hf.states import embed, last_states
 from ctxcompress_integrations.nn.pooling import Projector, mean_groups
-from ctxcompress_integrations.summarizers.base import need, refuse
+from ctxcompress_integrations.summarizers.base import Source, need, refuse
 from ctxcompress_integrations.summarizers.pieces import equal_cuts, token_ids
 from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
 
@@ -109,24 +108,14 @@ class Pooled(TokenSummarizer[Projector]):
         )
 
     @classmethod
-    def load(
-        cls,
-        *,
-        model: str | None = None,
-        weights: str | Path | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        prefix: str | None = None,
-        ending: str | None = None,
-        reader: str | None = None,
-    ) -> Self:
-        refuse(cls.name, prefix=prefix, ending=ending)
-        need(cls.name, model=model, weights=weights)
-        held = summary_weights.read(checkpoint_path(str(weights)), method=cls.name)
-        if reader is None and held.bases.get("reader_tokenizer") != held.bases.get("tokenizer"):
-            need(cls.name, reader=reader)
-        encoder, tokenizer = load_decoder(str(model), device=device, dtype=dtype)
-        counting = tokenizer if reader is None else load_tokenizer(reader)
+    def load(cls, source: Source) -> Self:
+        refuse(cls.name, prefix=source.prefix, ending=source.ending)
+        need(cls.name, model=source.model, weights=source.weights)
+        held = summary_weights.read(checkpoint_path(str(source.weights)), method=cls.name)
+        if source.reader is None and held.bases.get("reader_tokenizer") != held.bases.get("tokenizer"):
+            need(cls.name, reader=source.reader)
+        encoder, tokenizer = load_decoder(str(source.model), device=source.device, dtype=source.dtype)
+        counting = tokenizer if source.reader is None else load_tokenizer(source.reader)
         choices = {"reader": held.bases.get("reader"), "reader_tokenizer": counting}
         return cls.restored(held, encoder, tokenizer, choices)
 
