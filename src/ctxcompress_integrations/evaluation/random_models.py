@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -36,11 +37,16 @@ def shared_llama(shape: Mapping[str, Any], device: torch.device) -> Any:
 
     Each layer's weights exceed every cache of a processor, so that reading them costs what it does in a real model.
     """
-    model = random_decoder("llama", {**shape, "num_hidden_layers": 1}, seed=0).to(torch.bfloat16)
-    layers = nn.ModuleList([model.model.layers[0]] * int(shape["num_hidden_layers"]))
+    model = random_decoder("llama", {**shape, "num_hidden_layers": 1}, seed=0).to(device, torch.bfloat16)
+    first = model.model.layers[0]
+    shared = {id(parameter): parameter for parameter in first.parameters()}
+    layers = nn.ModuleList(deepcopy(first, dict(shared)) for _ in range(int(shape["num_hidden_layers"])))
+    for number, layer in enumerate(layers):
+        attention: Any = layer.self_attn
+        attention.layer_idx = number  # its own place in the cache
     model.model.layers = layers
     model.config.num_hidden_layers = len(layers)
-    return model.to(device).requires_grad_(False).eval()
+    return model.requires_grad_(False).eval()
 
 
 def word_tokenizer(n_words: int = 30000) -> Any:

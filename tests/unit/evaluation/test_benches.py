@@ -14,7 +14,9 @@ from ctxcompress_integrations.evaluation import (
     bench_quito,
     bench_summaries,
 )
+from ctxcompress_integrations.evaluation.random_models import shared_llama
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
+from ctxcompress_integrations.hf.load import random_decoder
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,23 @@ TINY_LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
 }
+
+
+def test_layers_share_weights_and_nothing_else():
+    model = shared_llama({**TINY_LLAMA, "num_hidden_layers": 3}, torch.device("cpu"))
+    plain = random_decoder("llama", {**TINY_LLAMA, "num_hidden_layers": 3}, seed=1).to(torch.bfloat16)
+    for layer in plain.model.layers:
+        layer.load_state_dict(model.model.layers[0].state_dict())
+    for name in ("embed_tokens", "norm"):
+        getattr(plain.model, name).load_state_dict(getattr(model.model, name).state_dict())
+    plain.lm_head.load_state_dict(model.lm_head.state_dict())
+    ids = torch.arange(3, 19)[None]
+    with torch.no_grad():
+        ours, theirs = model(ids, use_cache=True), plain(ids, use_cache=True)
+    assert torch.equal(ours.logits, theirs.logits)
+    assert [layer.keys.shape for layer in ours.past_key_values.layers] == [(1, 2, 16, 16)] * 3
+    storages = {parameter.data_ptr() for layer in model.model.layers for parameter in layer.parameters()}
+    assert len(storages) == len(list(model.model.layers[0].parameters()))
 
 
 def test_icformer_rows(monkeypatch):
