@@ -123,7 +123,8 @@ def pruned_within(
     room = left({p.id for p in passages if p.id not in summaries})
     careful = compress(room)
     if summaries and room < LEAST_TEXT:  # a few words say less than the vectors that they would replace
-        return replace(careful, passages=[replace(p, text="", spans=()) for p in careful.passages])
+        nothing = [replace(p, text="", spans=()) for p in careful.passages]
+        return replace(careful, passages=nothing, n_tokens_out=0)
     generous = compress(left(used(careful)))
     return generous if generous.n_tokens_out <= left(used(generous)) else careful
 

@@ -251,6 +251,7 @@ def test_pruning_leaves_room_for_labels_and_vectors():
         rooms = []
         result = pruned_within(budget, compress, passages, summaries, words)
         assert rooms == expected
+        assert result.n_tokens_out == words(result.text)
         found = allocate(result, summaries, budget=budget, count_tokens=words)
         assert found.n_positions <= budget
         assert [share.form for share in found.shares] == ["vectors" if budget == 30 else "full", "vectors", "vectors"]
