@@ -144,7 +144,7 @@ class SummaryStore:
         catalogue = self._follow()
         if catalogue is None or not (stored := catalogue.origins()):
             return "", {}
-        origin = catalogue.origin(fingerprint)
+        origin = next((o for o in stored if o.fingerprint == fingerprint), None)  # a second query might see other rows
         if origin is None:
             names = ", ".join(origin.fingerprint for origin in stored)
             raise SummaryMismatchError(
