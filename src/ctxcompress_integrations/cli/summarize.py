@@ -49,7 +49,7 @@ def summarize(
             ending=ending,
             reader=reader,
         )
-        with progress_bar(Console(stderr=True, quiet=as_json)) as bar:
+        with progress_bar(Console(stderr=True, quiet=as_json), transient=True) as bar:
             task = bar.add_task(f"summarizing with {method}", total=None)
             n_computed = opened.build_summaries(
                 summarizer,
