@@ -37,6 +37,7 @@ def ask(
     reader: Annotated[
         str | None, typer.Option(help="Name or folder of a decoder LM that answers; local for the one that is shipped.")
     ] = None,
+    reader_model: Annotated[str | None, typer.Option(help="Which one --reader local is.")] = None,
     reader_budget: Annotated[int, typer.Option(min=1, help="Reader positions for all passages of the answer.")] = 1024,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
@@ -50,13 +51,19 @@ def ask(
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.loading import load_compressor
     from ctxcompress_integrations.pipeline import Pipeline
+    from ctxcompress_integrations.readers import SMALL_WORLD
 
+    if reader_model is not None and reader != "local":
+        raise typer.BadParameter(
+            f"says which one --reader local is, got --reader {reader}", param_hint="--reader-model"
+        )
+    name = (reader_model or SMALL_WORLD) if reader == "local" else reader
     given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
-    limits = limits_of(**given) if reader is None else given  # a reader's budget is a limit of its own
+    limits = limits_of(**given) if name is None else given  # a reader's budget is a limit of its own
     conditions = dict(_condition(text) for text in where or [])
     with CompressedIndex.open(index, read_only=True) as opened:
         compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
-        reading = {} if reader is None else _reading(opened, reader, reader_budget, max_new_tokens, device)
+        reading = {} if name is None else _reading(opened, name, reader_budget, max_new_tokens, device)
         answer = Pipeline(opened, compressor, k=k, **reading).ask(question, where=conditions or None)
     if html is not None:
         html.write_text(report_html([answer.result], question), encoding="utf-8")
@@ -86,10 +93,10 @@ def ask(
 
 def _reading(opened: CompressedIndex, reader: str, budget: int, max_new_tokens: int, device: str) -> dict[str, Any]:
     """What a pipeline needs to answer with a reader by name."""
-    from ctxcompress_integrations.readers import SMALL_WORLD, load_reader
+    from ctxcompress_integrations.readers import load_reader
 
     adapters = {adapter.name: adapter.name for adapter in opened.adapters.values()}
-    loaded = load_reader(SMALL_WORLD if reader == "local" else reader, device=device, adapters=adapters)
+    loaded = load_reader(reader, device=device, adapters=adapters)
     return {
         "reader": loaded,
         "reader_budget": budget,

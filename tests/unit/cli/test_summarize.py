@@ -48,6 +48,9 @@ def test_summaries_are_built_once_and_read(folder, tmp_path):
     answer = json.loads(small.stdout)
     assert answer["n_positions"] <= 60
     assert "vectors" in {form["form"] for form in answer["forms"]}
+    local = run(*asking[:-1], "local", "--reader-model", reader, "--reader-budget", 60, "--max-new-tokens", 3, "--json")
+    assert json.loads(local.stdout)["answer"] == answer["answer"]
+    assert run(*asking, "--reader-model", reader).exit_code == 2
     large = run(*asking, "--max-new-tokens", 3)
     assert large.exit_code == 0, large.output
     assert "full" in large.output
