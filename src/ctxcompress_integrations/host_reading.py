@@ -15,11 +15,13 @@ from weakref import WeakSet
 
 from ctxcompress_integrations.allocation import Allocation, allocate, pruned_within
 from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.loading import Shared
+from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
-from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors
+from ctxcompress_integrations.records import CompressionResult, Passage
 
 KEY = "ctxcompress"
 SUMMARY = "summary"
@@ -71,6 +73,7 @@ def arrange(
     index: CompressedIndex | None,
     compressor: TextCompressor,
     budget: int | None,
+    on_miss: Summarizes | None = None,
 ) -> Allocation:
     """Decide in which form each retrieved passage is read.
 
@@ -82,6 +85,7 @@ def arrange(
         index: that holds the vectors.
         compressor: what ranks and prunes under a budget; without a budget it is not used.
         budget: reader positions for all passages; None for vectors wherever there are any, and whole texts elsewhere.
+        on_miss: summarizer for passages with a key for which the index has no vectors.
 
     Returns:
         The passages under their numbers in ``passages``, "0", "1", ...
@@ -91,19 +95,26 @@ def arrange(
         SummaryMismatchError: the index holds summaries of other summarizers only.
     """
     _warn_once(reader, passages)
-    places: dict[str, dict[str, list[str]]] = {}  # fingerprint -> id in the index -> numbers in this request
-    for number, passage in enumerate(passages):
+    keyed: dict[str, dict[str, Passage]] = {}  # fingerprint -> id in the index -> passage
+    for passage in passages:
         key = summary_key(passage.metadata)
-        if key is not None and passage.id and reader.reads_vectors and passage.text.strip():
-            places.setdefault(key, {}).setdefault(passage.id, []).append(str(number))
-    summaries: dict[str, SummaryVectors] = {}
-    for fingerprint, numbers in places.items():
-        if index is None:
-            raise ValueError(
-                f"the passage {next(iter(numbers))!r} carries the key of a summary: give the index, index="
-            )
-        for found in index.summaries(list(numbers), fingerprint, skip_missing=True):
-            summaries |= dict.fromkeys(numbers[found.id], found)
+        if key is not None and passage.id and reader.reads_vectors:
+            keyed.setdefault(key, {})[passage.id] = passage
+    if keyed and index is None and on_miss is None:
+        first = next(id_ for of_key in keyed.values() for id_ in of_key)
+        raise ValueError(f"the passage {first!r} carries the key of a summary: give the index, index=")
+    found = {
+        (key, id_): vectors
+        for key, of_key in keyed.items()
+        for id_, vectors in vectors_for(
+            list(of_key.values()), index, key, device=reader.device, on_miss=on_miss
+        ).items()
+    }
+    summaries = {
+        str(number): found[place]
+        for number, passage in enumerate(passages)
+        if (place := (summary_key(passage.metadata) or "", passage.id)) in found
+    }
     numbered = [replace(passage, id=str(number)) for number, passage in enumerate(passages)]  # hosts repeat ids
     can_do_without = budget is None and not reader.counts_tokens
     count_tokens = compressor.scorer.count_tokens if can_do_without else reader.count_tokens

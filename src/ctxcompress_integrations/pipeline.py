@@ -12,13 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label, pruned_within
+from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.options import OptionArguments
 from ctxcompress_integrations.readers.base import Reader
-from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage
+from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage, SummaryVectors
 from ctxcompress_integrations.text.parts import Part
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.compressor import TextCompressor
+    from ctxcompress_integrations.index.building import Summarizes
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.index.reading import Where
 
@@ -91,6 +93,7 @@ class Pipeline:
             another limit the passages are pruned to what labels and vectors leave of it.
         fingerprint: of the summarizer whose vectors the index holds and the reader reads; None for text alone. A
             passage that has none yet, and a reader of text alone (after one warning), gets text.
+        on_miss: summarizer for passages that have no vectors yet, IC-Former for instance; made for the same reader.
         form: "mixed", or "text" or "vectors" for one of them alone.
         max_new_tokens: longest answer of a :class:`Reader`.
 
@@ -107,6 +110,7 @@ class Pipeline:
         reader: Reader | Callable[[str], str] | None = None,
         reader_budget: int | None = None,
         fingerprint: str | None = None,
+        on_miss: Summarizes | None = None,
         form: Allowed = "mixed",
         max_new_tokens: int = 128,
     ) -> None:
@@ -114,15 +118,17 @@ class Pipeline:
             raise ValueError(f"k must be an int >= 1, got {k!r}")
         if reader_budget is not None and not isinstance(reader, Reader):
             raise ValueError(f"reader_budget={reader_budget!r} needs a Reader, which counts positions; got {reader!r}")
-        if fingerprint is not None and reader_budget is None:
-            raise ValueError("vectors are sent under a budget alone: give reader_budget= beside fingerprint=")
-        if fingerprint is not None and isinstance(reader, Reader) and not reader.reads_vectors:
+        if (fingerprint, on_miss) != (None, None) and reader_budget is None:
+            raise ValueError(
+                "vectors are sent under a budget alone: give reader_budget= beside fingerprint= and on_miss="
+            )
+        if (fingerprint, on_miss) != (None, None) and isinstance(reader, Reader) and not reader.reads_vectors:
             message = f"{type(reader).__name__} reads text only: passages travel as text, their summaries stay unread"
             warnings.warn(message, UserWarning, stacklevel=2)
-            fingerprint = None
+            fingerprint = on_miss = None
         self.index, self.compressor, self.k, self.reader = index, compressor, k, reader
         self.reader_budget, self.fingerprint, self.form = reader_budget, fingerprint, form
-        self.max_new_tokens = max_new_tokens
+        self.on_miss, self.max_new_tokens = on_miss, max_new_tokens
         self._retrieving = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")
         self._reading = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="ctxcompress-read")
 
@@ -191,9 +197,10 @@ class Pipeline:
         answer = Answer(query, found, result, seconds, result.seconds)
         if self.reader_budget is None or not isinstance(self.reader, Reader):
             return answer
-        ids = [passage.id for passage in result.passages if passage.original.strip()]  # blank texts have no summaries
-        summaries = [] if self.fingerprint is None else self.index.summaries(ids, self.fingerprint, skip_missing=True)
-        vectors = {} if self.form == "text" else {summary.id: summary for summary in summaries}
+        vectors: dict[str, SummaryVectors] = {}
+        if self.form != "text":
+            device = self.reader.device
+            vectors = vectors_for(found, self.index, self.fingerprint, device=device, on_miss=self.on_miss)
         count_tokens = self.reader.count_tokens
         if pruning is not None:
 

@@ -184,6 +184,7 @@ class SummaryVectors:
         reader: digest of the weights of the reader that they are made for; any other would read noise.
         n_tokens: reader tokens of the text that they stand for.
         adapter: name of the LoRA adapter that learned to read them; None for the reader as it is.
+        adapter_digest: of that adapter's weights; None when it is not known.
     """
 
     id: str
@@ -192,6 +193,7 @@ class SummaryVectors:
     reader: str
     n_tokens: int
     adapter: str | None = None
+    adapter_digest: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.vectors.shape) != 2 or 0 in self.vectors.shape:

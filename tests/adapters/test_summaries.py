@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -190,6 +191,18 @@ def test_a_passage_that_changed_since_travels_as_text(index, reader, summarizer)
     assert [part.id for part in reader.prompts[0] if isinstance(part, SummaryVectors)] == ["p1"]
 
 
+def test_a_passage_that_changed_since_can_be_summarized_now(index, reader, summarizer):
+    documents = found(index, summarizer)
+    changed = "The tower was measured again and is now 331 metres tall, say the people who did it."
+    index.add([Passage("p0", changed)])
+    documents = [d.model_copy(update={"page_content": changed}) if d.id == "p0" else d for d in documents]
+    llm = ChatSummaryReader.from_reader(reader, index=index, on_miss=summarizer, compressor=lexical(), max_tokens=1)
+    llm.invoke(summary_prompt().invoke({"context": documents, "question": QUESTION}))
+    vectors = {part.id: part.vectors for part in reader.prompts[0] if isinstance(part, SummaryVectors)}
+    assert set(vectors) == {"p0", "p1"}
+    assert np.array_equal(vectors["p0"], summarizer.summarize([changed])[0].vectors)
+
+
 def test_what_cannot_be_read_is_named(index, reader, summarizer, decoder):
     prompt = summary_prompt().invoke({"context": found(index, summarizer), "question": QUESTION})
     with pytest.raises(ValueError, match="give the index"):
@@ -281,6 +294,14 @@ def test_a_query_engine_keeps_its_budget(engine, reader):
     frame = around((), QUESTION)
     assert reader.positions(prompt[1:-1]) <= 50
     assert (prompt[0], prompt[-1]) == frame
+
+
+def test_a_query_engine_summarizes_what_the_index_lacks(engine, reader, summarizer):
+    made = engine(on_miss=summarizer)
+    index = made._response_synthesizer.index
+    index.drop_summaries()
+    made.query(QUESTION)
+    assert sorted(part.id for part in reader.prompts[0] if isinstance(part, SummaryVectors)) == ["n0", "n1"]
 
 
 def test_nothing_found_and_bare_texts(reader):

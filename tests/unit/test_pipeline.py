@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from ctxcompress_integrations import CompressedIndex, Passage, Pipeline, SummaryVectors, TextCompressor
 from ctxcompress_integrations.errors import SummaryMismatchError
@@ -186,6 +187,49 @@ def test_a_new_passage_has_no_vectors_yet_and_travels_as_text(summarized):
     )  # fmt: skip
     forms = {share.id: share.form for share in pipeline.ask("Who were the Normans?").allocation.shares}
     assert forms["new"] in ("pruned", "full")
+
+
+def test_what_has_no_vectors_yet_is_summarized_when_the_question_comes(summarized):
+    index, reader = summarized
+    new = "The Normans were people of Normandy, says this passage, which came later."
+    index.add([Passage("new", new), Passage("blank", " ")])
+    asked = []
+
+    class OnMiss(Written):
+        fingerprint = "quick"
+
+        def summarize(self, passages):
+            asked.extend(passage.id for passage in passages)
+            return super().summarize(passages)
+
+    settings = {"k": 40, "reader": reader, "reader_budget": 900, "max_new_tokens": 1, "on_miss": OnMiss(reader)}
+    compressor = TextCompressor(Lexical())
+    answer = Pipeline(index, compressor, **settings, fingerprint="fingerprint", form="vectors").ask("Who?")
+    assert asked == ["new"]
+    made_by = {part.id: part.fingerprint for part in answer.parts if isinstance(part, SummaryVectors)}
+    assert made_by.pop("new") == "quick"
+    assert set(made_by.values()) == {"fingerprint"}
+    asked.clear()
+    Pipeline(index, compressor, **settings).ask("Who?")  # without any in the index
+    assert len(asked) == 31
+    asked.clear()
+    Pipeline(index, compressor, **settings, form="text").ask("Who?")
+    assert asked == []
+
+
+def test_vectors_come_to_the_readers_device(summarized, monkeypatch):
+    index, reader = summarized
+    monkeypatch.setattr(reader, "device", torch.device("cpu"))
+    pipeline = Pipeline(
+        index, TextCompressor(Lexical()), k=3, reader=reader, reader_budget=60, fingerprint="fingerprint",
+        max_new_tokens=1, form="vectors",
+    )  # fmt: skip
+    vectors = [part.vectors for part in pipeline.ask("Who?").parts if isinstance(part, SummaryVectors)]
+    assert vectors
+    assert all(isinstance(v, torch.Tensor) for v in vectors)
+    monkeypatch.setattr(reader, "device", None)
+    vectors = [part.vectors for part in pipeline.ask("Who?").parts if isinstance(part, SummaryVectors)]
+    assert all(isinstance(v, np.ndarray) for v in vectors)
 
 
 def test_settings_that_cannot_be_meant(summarized):

@@ -16,7 +16,8 @@ from torch import nn
 
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import ModelLoadError, UnsupportedModelError
-from ctxcompress_integrations.hf.borrow import lock_of
+from ctxcompress_integrations.hf.borrow import evaluating, lock_of
+from ctxcompress_integrations.hf.digest import tensors_digest
 from ctxcompress_integrations.hf.load import adapter_folder
 
 BASE = "__base__"
@@ -48,6 +49,7 @@ class Adapters:
         self.base = model
         self._peft: Any = None
         self._exchanges: list[_Exchange] = []
+        self._digests: dict[str, str] = {}
         # PEFT makes attributes of its names: one with a dot, as paths and hub names have, would not do
         self._inner = {name: f"adapter_{i}" for i, name in enumerate(folders)}
         if hasattr(model, "peft_type"):  # a PeftModel; asked for without importing peft
@@ -60,9 +62,9 @@ class Adapters:
                 self._load(folders)
 
     @property
-    def names(self) -> frozenset[str]:
-        """What :meth:`generating` knows."""
-        return frozenset(self._inner)
+    def digests(self) -> Mapping[str, str | None]:
+        """What :meth:`generating` knows, with the digests of the weights; None for those of a PeftModel."""
+        return {name: self._digests.get(name) for name in self._inner}
 
     @contextmanager
     def generating(self, names: Sequence[str | None]) -> Iterator[Callable[..., Any]]:
@@ -74,15 +76,11 @@ class Adapters:
             return
         for change in self._exchanges:
             change.parent._modules[change.name] = change.peft
-        flags = [module for module in self._peft.modules() if module.training]
         try:
-            for module in flags:
-                module.training = False
-            rows = [BASE if name is None else self._inner[name] for name in names]
-            yield partial(self._peft.generate, adapter_names=rows)
+            with evaluating(self._peft):
+                rows = [BASE if name is None else self._inner[name] for name in names]
+                yield partial(self._peft.generate, adapter_names=rows)
         finally:
-            for module in flags:
-                module.training = True
             for change in self._exchanges:
                 change.parent._modules[change.name] = change.own
 
@@ -92,7 +90,9 @@ class Adapters:
         try:
             for name, source in folders.items():
                 folder = str(adapter_folder(source))
-                _check(name, peft.PeftConfig.from_pretrained(folder), peft.load_peft_weights(folder, device="cpu"))
+                weights = peft.load_peft_weights(folder, device="cpu")
+                _check(name, peft.PeftConfig.from_pretrained(folder), weights)
+                self._digests[name] = tensors_digest(weights)
                 if self._peft is None:
                     self._peft = peft.PeftModel.from_pretrained(self.base, folder, adapter_name=self._inner[name])
                 else:
@@ -108,6 +108,16 @@ class Adapters:
                 f"one of the adapters {', '.join(sorted(folders))} changes the input embeddings, which the texts "
                 "of all requests share: merge it into the model instead"
             )
+
+
+def adapter_digest(name: str | PathLike[str]) -> str:
+    """SHA-256 over the weights of a LoRA adapter in a folder, or of that name on the hub: which one it is.
+
+    Raises:
+        ModelLoadError: there is no adapter of that name.
+    """
+    folder = str(adapter_folder(name))
+    return tensors_digest(require("peft", extra="torch").load_peft_weights(folder, device="cpu"))
 
 
 def _take_out(before: Mapping[str, nn.Module]) -> list[_Exchange]:

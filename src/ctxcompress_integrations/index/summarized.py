@@ -69,9 +69,9 @@ class SummarizedIndex(ReadableIndex):
                 missing,
             )
         adapter = self.adapters.get(fingerprint)
-        name = None if adapter is None else adapter.name
+        read_by = (None, None) if adapter is None else (adapter.name, adapter.digest)
         return [
-            SummaryVectors(id_, found[keys[id_]].vectors, fingerprint, reader, found[keys[id_]].n_tokens, name)
+            SummaryVectors(id_, found[keys[id_]].vectors, fingerprint, reader, found[keys[id_]].n_tokens, *read_by)
             for id_ in ids
             if keys[id_] in found
         ]
@@ -165,7 +165,8 @@ class SummarizedIndex(ReadableIndex):
         Args:
             fingerprint: of the summarizer.
             name: path or hub name of the adapter.
-            digest: of its weights.
+            digest: of its weights (:func:`~ctxcompress_integrations.hf.adapters.adapter_digest`): a reader with other
+                ones under that name then refuses the vectors.
         """
         for what, value in (("fingerprint", fingerprint), ("name", name or "none"), ("digest", digest or "none")):
             if not isinstance(value, str) or not value.strip():

@@ -19,6 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from ctxcompress_integrations.host_reading import ReaderKey, arrange, shared_reader
+from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
 from ctxcompress_integrations.langchain.turns import Retrieved, runs_of, turn_of
@@ -64,6 +65,7 @@ class ChatSummaryReader(BaseChatModel):
 
     _reader: Reader | None = PrivateAttr(default=None)
     _index: CompressedIndex | None = PrivateAttr(default=None)
+    _on_miss: Summarizes | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,10 +73,20 @@ class ChatSummaryReader(BaseChatModel):
         return {name: value for name, value in values.items() if name not in _UNUSED}
 
     @classmethod
-    def from_reader(cls, reader: Reader, *, index: CompressedIndex | None = None, **fields: Any) -> Self:
-        """Around a built reader and an open index, with the other fields; a pickle keeps the fields alone."""
+    def from_reader(
+        cls,
+        reader: Reader,
+        *,
+        index: CompressedIndex | None = None,
+        on_miss: Summarizes | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Around a built reader and an open index, with the other fields; a pickle keeps the fields alone.
+
+        ``on_miss`` makes the vectors of passages that were added or changed since summaries were built.
+        """
         made = cls(**fields)
-        made._reader, made._index = reader, index
+        made._reader, made._index, made._on_miss = reader, index, on_miss
         return made
 
     @property
@@ -139,6 +151,7 @@ class ChatSummaryReader(BaseChatModel):
             index=self._opened(),
             compressor=self.compressor._lazy.get(),
             budget=self.budget,
+            on_miss=self._on_miss,
         )
         return allocation.parts
 
@@ -170,4 +183,4 @@ class ChatSummaryReader(BaseChatModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
-        return {**state, "__pydantic_private__": {"_reader": None, "_index": None}}
+        return {**state, "__pydantic_private__": {"_reader": None, "_index": None, "_on_miss": None}}

@@ -19,6 +19,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from ctxcompress_integrations.host_reading import arrange
+from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.llama_index.postprocessor import ContextNodePostprocessor
 from ctxcompress_integrations.pipeline import PROMPT, around
@@ -33,6 +34,7 @@ class SummarySynthesizer(BaseSynthesizer):
         reader: what answers, as :func:`~ctxcompress_integrations.load_reader` loads it.
         index: that holds the summaries whose keys the nodes carry; None to read text alone.
         budget: reader positions for the nodes of one question; None for vectors wherever there are any.
+        on_miss: summarizer for nodes that were added or changed since summaries were built.
         compressor: whose fields say what ranks and prunes nodes under a budget.
         prompt: with ``{context}``, where the nodes stand, and then ``{question}``.
         max_new_tokens: longest answer.
@@ -47,6 +49,7 @@ class SummarySynthesizer(BaseSynthesizer):
         index: CompressedIndex | None = None,
         *,
         budget: int | None = None,
+        on_miss: Summarizes | None = None,
         compressor: ContextNodePostprocessor | None = None,
         prompt: str = PROMPT,
         max_new_tokens: int = 256,
@@ -62,7 +65,7 @@ class SummarySynthesizer(BaseSynthesizer):
         )
         around((), "", prompt)  # complains before anything is asked
         self.reader, self.index, self.budget = reader, index, budget
-        self.prompt, self.max_new_tokens = prompt, max_new_tokens
+        self.on_miss, self.prompt, self.max_new_tokens = on_miss, prompt, max_new_tokens
         self._compressor = compressor or ContextNodePostprocessor()
 
     def synthesize(
@@ -122,6 +125,7 @@ class SummarySynthesizer(BaseSynthesizer):
             index=self.index,
             compressor=self._compressor._lazy.get(),
             budget=self.budget,
+            on_miss=self.on_miss,
         )
         return around(allocation.parts, query, self.prompt)
 

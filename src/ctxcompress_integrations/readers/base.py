@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ctxcompress_integrations._batching import MicroBatcher
 from ctxcompress_integrations.errors import SummaryMismatchError
@@ -36,10 +36,12 @@ class Reader(ABC):
     Attributes:
         reads_vectors: whether parts may be :class:`SummaryVectors` and are read as such.
         counts_tokens: whether :meth:`count_tokens` is known.
+        device: the torch device that vectors are best brought to; None for arrays.
     """
 
     reads_vectors: bool = False
     counts_tokens: bool = True
+    device: Any = None
 
     def __init__(self, *, max_batch: int = 8) -> None:
         if max_batch < 1:
@@ -107,14 +109,14 @@ def check_request(parts: Sequence[Part], max_new_tokens: int, stop: Sequence[str
 
 
 def check_summaries(
-    summaries: Sequence[SummaryVectors], *, identity: str | None, width: int | None, adapters: Collection[str]
+    summaries: Sequence[SummaryVectors], *, identity: str | None, width: int | None, adapters: Mapping[str, str | None]
 ) -> str | None:
     """The adapter that the summaries of one prompt are to be read with.
 
     Args:
         identity: digest of the reader's weights; None when it is not known.
         width: of the reader; None when it is not known.
-        adapters: names that the reader has.
+        adapters: names that the reader has, with the digests of their weights, None where one is not known.
 
     Raises:
         SummaryMismatchError: naming the passage and the cure.
@@ -140,6 +142,13 @@ def check_summaries(
             raise SummaryMismatchError(
                 f"{where} are to be read with the adapter {summary.adapter!r}, which this reader does not have (it "
                 f"has: {known}); load it with adapters={{{summary.adapter!r}: FOLDER}}"
+            )
+        have = None if summary.adapter is None else adapters[summary.adapter]
+        if None not in (have, summary.adapter_digest) and have != summary.adapter_digest:
+            raise SummaryMismatchError(
+                f"{where} are to be read with the adapter {summary.adapter!r} of the weights "
+                f"{str(summary.adapter_digest)[:12]}..., this reader has {str(have)[:12]}... under that name; load "
+                "that one, or index.set_adapter() again"
             )
     wanted = list(dict.fromkeys(summary.adapter for summary in summaries))
     if len(wanted) > 1:

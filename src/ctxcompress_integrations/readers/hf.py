@@ -75,6 +75,8 @@ class HFReader(Reader):
         self.model, self.tokenizer, self.max_batch = model, tokenizer, max_batch
         self.max_tokens = position_limit(model) if max_tokens is None else max_tokens
         self._splicer = Splicer(model.get_input_embeddings(), tokenizer, template=template)
+        home = model.get_input_embeddings().weight.device
+        self.device = None if home.type == "cpu" else home
         self._adapters = Adapters(model, adapters)
         self._ends = end_tokens(self._adapters.base, tokenizer)
         self._hashing = threading.Lock()
@@ -91,7 +93,7 @@ class HFReader(Reader):
     @property
     def adapters(self) -> frozenset[str]:
         """Names of the adapters that vectors may ask for."""
-        return self._adapters.names
+        return frozenset(self._adapters.digests)
 
     @property
     def identity(self) -> str:
@@ -139,7 +141,7 @@ class HFReader(Reader):
             summaries,
             identity=self.identity if summaries else None,
             width=self._splicer.width,
-            adapters=self.adapters,
+            adapters=self._adapters.digests,
         )
         segments = self._splicer.segments(parts)
         n = sum(map(len, segments))

@@ -119,7 +119,8 @@ class VLLMReader(PooledReader):
     def _payload(self, parts: tuple[Part, ...]) -> _Payload:
         texts, summaries = split_parts(parts)
         width = None if self._splicer is None else self._splicer.width
-        adapter = check_summaries(summaries, identity=self._identity, width=width, adapters=self._adapters)
+        known = dict.fromkeys(self._adapters)  # the server does not tell their weights
+        adapter = check_summaries(summaries, identity=self._identity, width=width, adapters=known)
         model = self.model if adapter is None else self._adapters[adapter]
         texts = [self._harmless(text) for text in texts]
         if not summaries:

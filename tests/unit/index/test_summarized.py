@@ -334,6 +334,8 @@ def test_an_adapter_for_each_fingerprint(index, path, embedder, summarizer, make
         index.set_adapter(other.fingerprint, "adapters/new")
         index.flush()
         assert check(reader, summarizer, ["0"])[0].adapter == "adapters/law"
+        assert check(reader, summarizer, ["0"])[0].adapter_digest == "digest"
+        assert check(reader, other, ["0"])[0].adapter_digest is None
         assert check(reader, other, ["0"])[0].adapter == "adapters/new"
         assert reader.adapters[summarizer.fingerprint].digest == "digest"
         index.set_adapter(other.fingerprint, None)

@@ -1,12 +1,14 @@
 """LoRA adapters: each request is read with its own, and the caller's model never notices."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ctxcompress_integrations.errors import ModelLoadError, SummaryMismatchError, UnsupportedModelError
+from ctxcompress_integrations.hf.adapters import adapter_digest
 from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
@@ -117,6 +119,19 @@ def test_two_readers_share_a_model(decoder, folders, twin):
     assert law.generate(prompts["law"], max_new_tokens=N) == expected
     with pytest.raises(SummaryMismatchError, match=r"adapter 'hub/news-v1.5', .* \(it has: law\)"):
         law.generate(prompts[NEWS])
+
+
+def test_another_adapter_under_the_same_name_is_refused(decoder, folders, twin):
+    model, tokenizer = decoder
+    reader = HFReader(model, tokenizer, adapters={"law": folders["law"]})
+    summary = twin.summary(model, adapter="law")
+    right = replace(summary, adapter_digest=adapter_digest(folders["law"]))
+    assert reader.generate([right], max_new_tokens=N) == reader.generate([summary], max_new_tokens=N)
+    wrong = replace(summary, adapter_digest=adapter_digest(folders[NEWS]))
+    with pytest.raises(
+        SummaryMismatchError, match=r"adapter 'law' of the weights .*, this reader has .* load that one"
+    ):
+        reader.generate([wrong], max_new_tokens=N)
 
 
 def test_a_peft_model_brings_its_own_adapters(decoder, folders, twin):
