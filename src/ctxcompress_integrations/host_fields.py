@@ -10,9 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, PrivateAttr
 
 from ctxcompress_integrations.compressor import TextCompressor
-from ctxcompress_integrations.loading import LazyCompressor, ModelKey
+from ctxcompress_integrations.loading import LazyCompressor, LongInput, ModelKey, check_key
 from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Threshold, Unit
-from ctxcompress_integrations.scorers import check_name
 
 OnError = Literal["raise", "passthrough"]
 
@@ -22,7 +21,7 @@ class CompressorFields(BaseModel):
 
     Attributes:
         method: "mini", "quito", "quito_x", "probe", "lexical" or a registered name.
-        model, device, dtype, layer, weights: as for :func:`~ctxcompress_integrations.load_compressor`.
+        model, device, dtype, layer, weights, long_input: as for :func:`~ctxcompress_integrations.load_compressor`.
         keep_ratio, token_budget, threshold: how much to keep, at most one of them; half when none is given.
         unit, protect, joiner: as for :meth:`~ctxcompress_integrations.TextCompressor.compress`.
         drop_empty: leave out what nothing was kept of.
@@ -38,6 +37,7 @@ class CompressorFields(BaseModel):
     dtype: str = "auto"
     layer: int | None = None
     weights: str | None = None
+    long_input: LongInput = "windows"
     keep_ratio: float | None = None
     token_budget: int | None = None
     threshold: Threshold | None = None
@@ -51,7 +51,8 @@ class CompressorFields(BaseModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Check the configuration; load nothing."""
-        check_name(self.method)
+        key = ModelKey(self.method, self.model, self.device, self.dtype, self.layer, self.weights, self.long_input)
+        check_key(key)
         options: OptionArguments = {
             "keep_ratio": self.keep_ratio,
             "token_budget": self.token_budget,
@@ -63,7 +64,6 @@ class CompressorFields(BaseModel):
         if all(getattr(self, name) is None for name in LIMITS):
             options["keep_ratio"] = 0.5
         CompressionOptions().updated(options)
-        key = ModelKey(self.method, self.model, self.device, self.dtype, self.layer, self.weights)
         self._lazy = LazyCompressor(key, options)
 
     @classmethod

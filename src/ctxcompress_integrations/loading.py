@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, Unpack
+from functools import partial
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.options import CompressionOptions, OptionArguments
-from ctxcompress_integrations.scorers import scorer_class
+from ctxcompress_integrations.scorers import check_name, scorer_class
 from ctxcompress_integrations.scorers.base import Scorer
+
+LongInput: TypeAlias = Literal["windows", "lm_infinite"]
 
 
 def load_compressor(
@@ -21,7 +24,7 @@ def load_compressor(
     dtype: str = "auto",
     layer: int | None = None,
     weights: Any = None,
-    long_input: Literal["windows", "lm_infinite"] = "windows",
+    long_input: LongInput = "windows",
     **options: Unpack[OptionArguments],
 ) -> TextCompressor:
     """A registered scorer, loaded, as a :class:`TextCompressor`.
@@ -43,23 +46,35 @@ def load_compressor(
         MissingExtraError, ModelLoadError: with the extra or the argument that cures it.
     """
     CompressionOptions().updated(options)  # complains before any model loads
-    found = scorer_class(name)
-    if long_input != "windows" and not found.reads_long:
-        raise ValueError(f"the scorer {name!r} takes no long_input, got long_input={long_input!r}")
-    extra = {"long_input": long_input} if found.reads_long else {}
-    scorer = found.load(model=model, device=device, dtype=dtype, layer=layer, weights=weights, **extra)
-    return TextCompressor(scorer, **options)
+    return TextCompressor(_load(ModelKey(name, model, device, dtype, layer, weights, long_input)), **options)
 
 
 class ModelKey(NamedTuple):
     """What decides which scorer is loaded; arguments as for :func:`load_compressor`."""
 
     method: str
-    model: str | None
+    model: Any
     device: str
     dtype: str
     layer: int | None
-    weights: str | None
+    weights: Any
+    long_input: LongInput
+
+
+def check_key(key: ModelKey) -> None:
+    """``ValueError`` for an unknown name, and for a way to read long input that the scorer lacks. Loads no model."""
+    check_name(key.method)
+    if key.long_input != "windows" and not scorer_class(key.method).reads_long:
+        raise ValueError(f"the scorer {key.method!r} takes no long_input, got long_input={key.long_input!r}")
+
+
+def _load(key: ModelKey) -> Scorer:
+    check_key(key)
+    found, arguments = scorer_class(key.method), key._asdict()
+    del arguments["method"]
+    if not found.reads_long:
+        del arguments["long_input"]
+    return found.load(**arguments)
 
 
 Key = TypeVar("Key")
@@ -105,13 +120,9 @@ class LazyCompressor:
         """The compressor, loaded."""
         with self._loading:
             if self._compressor is None:
-                scorer = _SCORERS.get(self._key, self._load)
+                scorer = _SCORERS.get(self._key, partial(_load, self._key))
                 self._compressor = TextCompressor(scorer, **self._options)
             return self._compressor
-
-    def _load(self) -> Scorer:
-        arguments = self._key._asdict()
-        return scorer_class(arguments.pop("method")).load(**arguments)
 
     def around(self, compressor: TextCompressor) -> LazyCompressor:
         """The same configuration with a compressor that is built already."""

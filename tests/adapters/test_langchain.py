@@ -12,7 +12,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
-from ctxcompress_integrations import TextCompressor
+from ctxcompress_integrations import TextCompressor, load_compressor
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.langchain import (
     CompressedIndexVectorStore,
@@ -20,6 +20,7 @@ from ctxcompress_integrations.langchain import (
     ContextDocumentCompressor,
 )
 from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.testing.tiny import tiny_decoder
 
 QUERY = "How tall is the tower?"
 TEXTS = [
@@ -114,6 +115,7 @@ def test_configuration_is_checked_at_construction_and_survives_pickling(compress
         ({"keep_ratio": 1.5}, "1.5"),
         ({"keep_ratio": 0.5, "token_budget": 9}, "exactly one"),
         ({"method": "nothing"}, "nothing"),
+        ({"method": "lexical", "long_input": "lm_infinite"}, "'lexical' takes no long_input"),
         ({"keep": 1}, "keep"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -156,6 +158,18 @@ def test_weights_are_configuration(tmp_path):
     assert pickle.loads(pickle.dumps(made)).weights == made.weights
     with pytest.raises(WeightsMismatchError, match="mine.safetensors"):
         made.compress_documents(DOCUMENTS, QUERY)
+
+
+def test_a_decoder_reads_long_passages_as_the_fields_say(tmp_path):
+    model, tokenizer = tiny_decoder("llama", n_positions=160)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = ContextDocumentCompressor(method="quito", model=str(tmp_path), device="cpu", long_input="lm_infinite")
+    assert pickle.loads(pickle.dumps(made)).long_input == "lm_infinite"
+    long = Document(page_content=" ".join(f"Item {i} has the code {7 * i}." for i in range(60)))
+    kept = made.compress_documents([long], QUERY)
+    direct = load_compressor("quito", model=str(tmp_path), device="cpu", long_input="lm_infinite", keep_ratio=0.5)
+    assert kept[0].page_content == direct.compress([long.page_content], QUERY).passages[0].text != long.page_content
 
 
 async def test_concurrent_requests_share_batches():
