@@ -1,0 +1,250 @@
+"""A small rotary LM trained on 256 positions, read far past them four ways: what stays readable, what is remembered.
+
+    python benchmarks/long_text.py --data DIR --steps 1200 --json benchmarks/results/long-text-cpu.json
+
+Trained from scratch on stories, meetings and articles; a quarter of every batch has keys and their values hidden in the
+text and asks for them again, so that the model can look things up at all. Measured on stories that it never saw:
+perplexity by position, and how often a value comes back from a past of many windows. Which ways there are:
+
+- vanilla: full attention at positions that training never saw;
+- LM-Infinite: the Λ-mask with the distance ceiling;
+- windows: overlapping windows of 256 tokens, each read from nothing, scored in its second half;
+- sinks at cache positions: the same mask, sinks at the distance at which they stand in the cache (StreamingLLM,
+  arXiv:2309.17453).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ctxcompress_integrations.evaluation.bench_mini import read_jsonl
+from ctxcompress_integrations.evaluation.datasets import find_file
+from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
+from ctxcompress_integrations.hf.lambda_models import Decoder
+from ctxcompress_integrations.hf.lambda_pass import Phases
+from ctxcompress_integrations.hf.streaming import read, token_losses
+from ctxcompress_integrations.nn.lambda_mask import LambdaShape
+from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
+
+WINDOW, N_GLOBAL, VOCABULARY = 256, 10, 4096
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+N_STREAMS, BATCH, N_ASKED = 8, 32, 50
+RECALL_LENGTHS = (192, 1024, 4096, 16384)
+NAMES = tuple(f"{a}{b}" for a in ("bar", "dol", "fen", "gri", "hal", "jor", "kel", "mun") for b in ("ba", "do", "li", "ra"))
+MIDDLE = MiddleTopK(k=5, from_layer=1)
+Way = Callable[[Any], AbstractContextManager[Any]]
+
+
+def stories(folder: Path, *, held_out: bool) -> list[str]:
+    """Long texts to train on, or those kept for measuring."""
+    part = "dev" if held_out else "train"
+    texts = [row["text"] for row in read_jsonl(find_file(folder, f"squality_{part}"))]
+    if held_out:
+        return texts
+    for row in read_jsonl(find_file(folder, "fairytaleqa_train")):
+        texts.append("\n".join(section["text"] for section in row["sections"]))
+    for row in read_jsonl(find_file(folder, "qmsum_train")):
+        texts.append("\n".join(f"{speaker}: {text}" for speaker, text in row["turns"]))
+    articles: dict[str, dict[str, None]] = {}
+    for row in read_jsonl(find_file(folder, "squad_train_subset")):
+        articles.setdefault(row["title"], {})[row["context"]] = None
+    return [*texts, *("\n".join(contexts) for contexts in articles.values())]
+
+
+class Text:
+    """Tokens of texts, and keys hidden in them.
+
+    Args:
+        tokenizer: trained on the training texts.
+        texts: what to read.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.tokens = torch.tensor([t for text in texts for t in tokenizer.encode(text + "\n\n").ids])
+
+    def slice(self, n: int, generator: random.Random) -> Tensor:
+        """``[n]`` from anywhere."""
+        start = generator.randrange(len(self.tokens) - n)
+        return self.tokens[start : start + n]
+
+    def keyed(self, n: int, generator: random.Random, n_keys: int) -> tuple[Tensor, Tensor]:
+        """``[n]`` ending in a question for one of ``n_keys`` hidden values, and the value's tokens."""
+        names = generator.sample(NAMES, n_keys)
+        values = [" ".join(str(generator.randrange(10)) for _ in range(3)) for _ in names]
+        lines = [self._ids(f"\nThe key of {a} is {b}.\n") for a, b in zip(names, values, strict=True)]
+        asked = generator.randrange(n_keys)
+        question = self._ids(f"\nThe key of {names[asked]} is")
+        value = self._ids(f" {values[asked]}.")
+        room = n - len(question) - sum(map(len, lines))
+        cuts = sorted(generator.randrange(room + 1) for _ in names)
+        filler = self.slice(room, generator).split([b - a for a, b in zip([0, *cuts], [*cuts, room], strict=True)])
+        mixed = [part for pair in zip(filler, lines, strict=False) for part in pair]
+        return torch.cat([*mixed, filler[-1], question]), value
+
+    def _ids(self, text: str) -> Tensor:
+        return torch.tensor(self.tokenizer.encode(text).ids)
+
+
+def trained(text: Text, steps: int, kept: Path) -> LlamaForCausalLM:
+    """The model after so many steps, every one decided by its number; ``kept`` spares a second run the work."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config)
+    if kept.exists():
+        model.load_state_dict(load_file(kept), strict=False)
+        return model.eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    started = time.perf_counter()
+    for step in range(steps):
+        generator = random.Random(step)
+        for group in optimizer.param_groups:
+            group["lr"] = 1.5e-3 * min(1, (step + 1) / 50) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
+        rows = []
+        for i in range(BATCH):
+            if i % 4:
+                rows.append(text.slice(WINDOW, generator))
+            else:
+                asked, value = text.keyed(WINDOW - 8, generator, generator.choice((1, 2, 4, 8)))
+                rows.append(F.pad(torch.cat([asked, value]), (0, 8))[:WINDOW])
+        batch = torch.stack(rows)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch).logits
+        losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch[:, 1:], reduction="none")
+        is_value = torch.zeros_like(losses)
+        is_value[::4, WINDOW - 9 : WINDOW - 5] = 1.0
+        loss = losses.mean() + 0.2 * (losses * is_value).sum() / is_value.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0:
+            of_values = float((losses * is_value).sum() / is_value.sum())
+            seconds = time.perf_counter() - started
+            print(f"step {step + 1}: {float(losses.mean()):.3f}, values {of_values:.3f}, {seconds:.0f} s", flush=True)
+    save_file({k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}, kept)
+    return model.eval()
+
+
+@contextmanager
+def sinks_at_cache_positions(model: Any) -> Iterator[Any]:
+    """The Λ-mask, each sink as far as it stands in the cache; no distance beyond the window."""
+    shape = LambdaShape(N_GLOBAL, WINDOW - N_GLOBAL)
+
+    def phases(decoder: Decoder, shape: LambdaShape) -> Phases:
+        far = torch.arange(shape.n_local + shape.n_global - 1, shape.n_local - 1, -1)[None]
+        cos, sin = decoder.rotary(torch.zeros(1), far)
+        return Phases((cos, sin), (cos[:, :1], sin[:, :1]))
+
+    with patch.object(Phases, "of", phases), LMInfinite(shape.n_global, shape.n_local)(model):
+        yield model
+
+
+WAYS: dict[str, Way] = {
+    "vanilla": nullcontext,
+    "LM-Infinite": LMInfinite(N_GLOBAL, WINDOW),
+    "sinks at cache positions": sinks_at_cache_positions,
+}
+
+
+def windows(model: Any, streams: Tensor) -> Tensor:
+    """Negative log-likelihood ``[b, n - 1]``, every token but the first half window from the second half of a window."""
+    half = WINDOW // 2
+    starts = range(0, streams.shape[1] - half, half)
+    found = torch.cat([token_losses(model, streams[:, at : at + WINDOW])[:, (half - 1) * (at > 0) :] for at in starts], 1)
+    return found[:, : streams.shape[1] - 1]
+
+
+def perplexities(model: Any, held_out: Text) -> Iterator[Row]:
+    """By position, over the second half of each length: 129 to 256, 257 to 512, ..."""
+    streams = held_out.tokens[: N_STREAMS * max(LENGTHS)].view(N_STREAMS, -1)
+    best = math.inf
+    for name, way in {**WAYS, "windows": None}.items():
+        if way is None:
+            losses = windows(model, streams)
+        else:
+            with way(model):
+                losses = torch.cat([token_losses(model, stream[None], chunk=512) for stream in streams])
+        for n in LENGTHS:
+            value = math.exp(float(losses[:, n // 2 : n - 1].mean()))
+            yield Row(f"perplexity at positions {n // 2 + 1} to {n}, {name}", value, "per token", n=N_STREAMS * n // 2)
+            if name == "vanilla" and n == WINDOW:
+                best = value
+        last = math.exp(float(losses[:, max(LENGTHS) // 2 : -1].mean()))
+        target = "<= 1.10" if name == "LM-Infinite" else None
+        ratio = f"perplexity at {max(LENGTHS) // WINDOW} times the window over the best within it, {name}"
+        yield Row(ratio, last / best, "x", target)
+
+
+def recalled(model: Any, held_out: Text) -> Iterator[Row]:
+    """Share of values that come back, all three digits."""
+    ways = {**WAYS, "LM-Infinite with middle top-5": LMInfinite(N_GLOBAL, WINDOW, middle=MIDDLE)}
+    del ways["sinks at cache positions"]
+    for n_keys, what in ((1, "passkey"), (8, "one of 8 keys")):
+        for n in RECALL_LENGTHS:
+            for name, way in ways.items():
+                hits = 0
+                for number in range(N_ASKED):
+                    prompt, value = held_out.keyed(n, random.Random(number), n_keys)
+                    with way(model):
+                        hits += _says(model, prompt, value[:-1])
+                yield Row(f"{what} in {n} tokens, {name}", hits / N_ASKED, "share of questions", n=N_ASKED)
+
+
+@torch.no_grad()
+def _says(model: Any, prompt: Tensor, value: Tensor) -> bool:
+    cache, logits = read(model, prompt[None], chunk=256)
+    for token in value:
+        if int(logits.argmax()) != int(token):
+            return False
+        logits = model(input_ids=token[None, None], past_key_values=cache).logits[:, -1]
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the standard sets")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--weights", type=Path, default=Path("long-text.safetensors"), help="kept from run to run")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/long-text-cpu.json"))
+    arguments = parser.parse_args()
+    texts = stories(arguments.data, held_out=False)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=VOCABULARY, show_progress=False)
+    model = trained(Text(tokenizer, texts), arguments.steps, arguments.weights)
+    held_out = Text(tokenizer, stories(arguments.data, held_out=True))
+    rows: list[Row] = []
+    for found in (perplexities, recalled):
+        for row in found(model, held_out):
+            rows.append(row)
+            print(f"{row.measure}: {row.value:.3f}", flush=True)
+            write_report(arguments.json, as_report(" ".join(["python", *sys.argv]), rows))
+
+
+if __name__ == "__main__":
+    main()
