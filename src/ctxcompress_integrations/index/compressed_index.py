@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
 from ctxcompress_integrations.index.embedding import given_rows, given_vectors, identify, resolve
-from ctxcompress_integrations.index.layout import Layout, Manifest
+from ctxcompress_integrations.index.layout import Layout
+from ctxcompress_integrations.index.manifest import Manifest
 from ctxcompress_integrations.index.reading import check_count, checked_ids
 from ctxcompress_integrations.index.rows import Row, sorted_out, to_rows
 from ctxcompress_integrations.index.summarized import SummarizedIndex
