@@ -10,10 +10,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias, Unpack
-
-import numpy as np
 
 from ctxcompress_integrations._batching import MicroBatcher
 from ctxcompress_integrations.options import (
@@ -24,25 +22,14 @@ from ctxcompress_integrations.options import (
     Unit,
     as_passages,
 )
-from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Relevance, Span
+from ctxcompress_integrations.pruning import Request, budget_of, pruned, untouched
+from ctxcompress_integrations.records import CompressionResult, Relevance
 from ctxcompress_integrations.scorers.base import Scorer, ScoreRequest
 from ctxcompress_integrations.text.budget import Meter, TokenCounter, as_counter
-from ctxcompress_integrations.text.relevance import unit_scores, word_rows
-from ctxcompress_integrations.text.segment import segment
-from ctxcompress_integrations.text.select import Mask, ScoredWords, select_above, select_within
-from ctxcompress_integrations.text.spans import join_spans, spans_of
 
 MAX_CACHED_CHARS = 200_000
 """Requests longer than this are scored again each time: their scores would take tens of megabytes."""
 _CacheKey: TypeAlias = tuple[str, tuple[str, ...], tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    passages: tuple[Passage, ...]
-    query: str
-    options: CompressionOptions
-    counter: TokenCounter
 
 
 class TextCompressor:
@@ -147,7 +134,7 @@ class TextCompressor:
         """
         return await asyncio.wrap_future(self._batcher.submit(self._request(passages, query, options)))
 
-    def _request(self, passages: Passages, query: str, given: OptionArguments) -> _Request:
+    def _request(self, passages: Passages, query: str, given: OptionArguments) -> Request:
         options = self.options.updated(given)
         count_tokens = given.get("count_tokens")
         if not isinstance(query, str) or not query.strip():
@@ -156,12 +143,12 @@ class TextCompressor:
         if options.threshold == "auto":
             options = replace(options, threshold=self.scorer.default_threshold)
         counter = self._count_tokens if count_tokens is None else as_counter(count_tokens)
-        return _Request(as_passages(passages), query, options, counter)
+        return Request(as_passages(passages), query, options, counter)
 
-    def _run(self, requests: Sequence[_Request]) -> list[CompressionResult]:
+    def _run(self, requests: Sequence[Request]) -> list[CompressionResult]:
         started = time.perf_counter()
         meters = [self._meter(request.counter) for request in requests]
-        budgets = [_budget(r, meter) for r, meter in zip(requests, meters, strict=True)]
+        budgets = [budget_of(r, meter) for r, meter in zip(requests, meters, strict=True)]
         pending = [i for i, (n_tokens, budget) in enumerate(budgets) if budget is None or n_tokens > budget]
         scored, cached = self._scores([requests[i] for i in pending])
         shared = (time.perf_counter() - started) / max(1, len(requests))
@@ -170,16 +157,13 @@ class TextCompressor:
         for i, (request, meter) in enumerate(zip(requests, meters, strict=True)):
             begun = time.perf_counter()
             relevances, is_cached = found.get(i, (None, False))
-            passages = [_untouched(p) for p in request.passages]
+            passages = untouched(request)
             if relevances is not None:
-                passages = _select(request, relevances, meter, budgets[i][1], self.scorer)
-                if any(len(p.text) > len(p.original) for p in passages):  # a joiner longer than the gaps it stands for
-                    plain = replace(request, options=replace(request.options, joiner=None))
-                    passages = _select(plain, relevances, meter, budgets[i][1], self.scorer)
+                passages = pruned(request, relevances, meter, budgets[i][1], sigma=self.scorer.sigma)
             n_in = meter.joined([p.text for p in request.passages])
             n_out = meter.joined([p.text for p in passages])
             if n_out > n_in:  # a tokenizer for which less text is more tokens
-                passages, n_out = [_untouched(p) for p in request.passages], n_in
+                passages, n_out = untouched(request), n_in
             seconds = shared + time.perf_counter() - begun
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
         return results
@@ -187,7 +171,7 @@ class TextCompressor:
     def _meter(self, counter: TokenCounter) -> Meter:
         return Meter(counter, self._counts if counter is self._count_tokens else None)
 
-    def _scores(self, requests: Sequence[_Request]) -> tuple[list[list[Relevance]], list[bool]]:
+    def _scores(self, requests: Sequence[Request]) -> tuple[list[list[Relevance]], list[bool]]:
         """Relevances of each request, and whether they were at hand already."""
         keys: list[_CacheKey] = [
             (r.query, tuple(p.text for p in r.passages), tuple(p.title for p in r.passages)) for r in requests
@@ -206,63 +190,3 @@ class TextCompressor:
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         return [known.get(key) or fresh[key] for key in keys], [key in known for key in keys]
-
-
-def _budget(request: _Request, meter: Meter) -> tuple[int, int | None]:
-    """Tokens of the request, and the tokens it may keep; None under a threshold."""
-    texts, options = [p.text for p in request.passages], request.options
-    if not any(texts):
-        return 0, 0
-    if options.keep_ratio is not None:
-        n_tokens = meter.joined(texts)
-        return n_tokens, int(options.keep_ratio * n_tokens + 1e-9)
-    return meter.total(texts), options.token_budget
-
-
-def _select(
-    request: _Request, relevances: Sequence[Relevance], meter: Meter, budget: int | None, scorer: Scorer
-) -> list[CompressedPassage]:
-    options = request.options
-    candidates = []
-    for passage, relevance in zip(request.passages, relevances, strict=True):
-        words, first_words = segment(passage.text)
-        smoothing = scorer.sigma if options.sigma is None else options.sigma
-        rows = word_rows(relevance, relevance.rows, words, sigma=smoothing) * relevance.weight
-        scores = rows[0]
-        if relevance.evidence is not None:
-            scores = word_rows(relevance, relevance.scores[None], words, sigma=smoothing)[0] * relevance.weight
-        candidates.append(ScoredWords(passage.text, words, first_words, rows, scores))
-    if budget is None:
-        threshold = 0.0 if options.threshold is None else float(options.threshold)
-        masks = select_above(candidates, threshold, options.unit, options.patterns)
-    else:
-        masks = select_within(
-            candidates,
-            budget,
-            unit=options.unit,
-            protect=options.patterns,
-            meter=meter,
-            joiner=options.joiner,
-            is_hard=options.token_budget is not None,
-        )
-    return [
-        _kept(passage, mask, relevance, options.joiner, candidate)
-        for passage, mask, relevance, candidate in zip(request.passages, masks, relevances, candidates, strict=True)
-    ]
-
-
-def _kept(
-    passage: Passage, mask: Mask, relevance: Relevance, joiner: str | None, scored: ScoredWords
-) -> CompressedPassage:
-    spans = spans_of(mask, segment(passage.text)[0])
-    text = join_spans(passage.text, spans, joiner)
-    best = unit_scores(scored.rows, scored.first_words).max(initial=-np.inf)
-    return CompressedPassage(
-        passage.id, text, spans, passage.score, passage.metadata, passage.text, relevance, float(best)
-    )
-
-
-def _untouched(passage: Passage | CompressedPassage) -> CompressedPassage:
-    text = passage.original if isinstance(passage, CompressedPassage) else passage.text
-    spans = (Span(0, len(text)),) if text else ()
-    return CompressedPassage(passage.id, text, spans, passage.score, passage.metadata, text)

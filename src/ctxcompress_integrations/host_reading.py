@@ -21,7 +21,7 @@ from ctxcompress_integrations.loading import Shared
 from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
-from ctxcompress_integrations.records import CompressionResult, Passage
+from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors
 
 KEY = "ctxcompress"
 SUMMARY = "summary"
@@ -95,6 +95,25 @@ def arrange(
         SummaryMismatchError: the index holds summaries of other summarizers only.
     """
     _warn_once(reader, passages)
+    summaries = _summaries(passages, reader, index, on_miss)
+    numbered = [replace(passage, id=str(number)) for number, passage in enumerate(passages)]  # hosts repeat ids
+    can_do_without = budget is None and not reader.counts_tokens
+    count_tokens = compressor.scorer.count_tokens if can_do_without else reader.count_tokens
+    if budget is None:
+        result = compressor.compress(numbered, query, keep_ratio=1.0, count_tokens=count_tokens)
+    else:
+
+        def compress(room: int) -> CompressionResult:
+            return compressor.compress(numbered, query, token_budget=room, count_tokens=count_tokens)
+
+        result = pruned_within(budget, compress, numbered, summaries, count_tokens)
+    return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
+
+
+def _summaries(
+    passages: Sequence[Passage], reader: Reader, index: CompressedIndex | None, on_miss: Summarizes | None
+) -> dict[str, SummaryVectors]:
+    """The vectors that the reader can read, by the number of their passage."""
     keyed: dict[str, dict[str, Passage]] = {}  # fingerprint -> id in the index -> passage
     for passage in passages:
         key = summary_key(passage.metadata)
@@ -110,23 +129,11 @@ def arrange(
             list(of_key.values()), index, key, device=reader.device, on_miss=on_miss
         ).items()
     }
-    summaries = {
+    return {
         str(number): found[place]
         for number, passage in enumerate(passages)
         if (place := (summary_key(passage.metadata) or "", passage.id)) in found
     }
-    numbered = [replace(passage, id=str(number)) for number, passage in enumerate(passages)]  # hosts repeat ids
-    can_do_without = budget is None and not reader.counts_tokens
-    count_tokens = compressor.scorer.count_tokens if can_do_without else reader.count_tokens
-    if budget is None:
-        result = compressor.compress(numbered, query, keep_ratio=1.0, count_tokens=count_tokens)
-    else:
-
-        def compress(room: int) -> CompressionResult:
-            return compressor.compress(numbered, query, token_budget=room, count_tokens=count_tokens)
-
-        result = pruned_within(budget, compress, numbered, summaries, count_tokens)
-    return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
 
 
 def _warn_once(reader: Reader, passages: Sequence[Passage]) -> None:

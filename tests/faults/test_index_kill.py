@@ -1,6 +1,5 @@
 """An index directory after kill -9, after a power cut between any two steps, and on a full disk."""
 
-import importlib.util
 import json
 import os
 import random
@@ -14,17 +13,15 @@ from pathlib import Path
 
 import pytest
 
+import index_child as child
+from crashes import FullDiskAt, HashEmbedder, around_each_step, environment
 from ctxcompress_integrations.errors import IndexDirectoryError
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.index.vectors import VectorIndex
 from ctxcompress_integrations.records import Passage
 
-CHILD = Path(__file__).with_name("index_child.py")
+CHILD = Path(child.__file__)
 N_KILLS = 25
-
-spec = importlib.util.spec_from_file_location("index_child", CHILD)
-child = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(child)
 
 
 @pytest.fixture
@@ -34,13 +31,13 @@ def path(tmp_path):
 
 @pytest.fixture
 def index(path):
-    with CompressedIndex.create(path, embedder=child.HashEmbedder(), ivf_from=15) as opened:
+    with CompressedIndex.create(path, embedder=HashEmbedder(), ivf_from=15) as opened:
         yield opened
 
 
 def contents(path, **options):
     """Text by id in a directory that must be sound, and must find each text by its own vector."""
-    with CompressedIndex.open(path, embedder=child.HashEmbedder(), **options) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder(), **options) as index:
         assert index.verify() == []
         state = {passage.id: passage.text for passage in index.get(index.ids())}
         assert len(index) == len(state)
@@ -49,10 +46,6 @@ def contents(path, **options):
             assert best.score == pytest.approx(1.0, abs=1e-5)
             assert best.text == text or best.id == id_
         return state
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
 
 
 def kill_after(path, step, state, seconds):
@@ -77,7 +70,7 @@ def kill_after(path, step, state, seconds):
 
 
 def test_killed_at_any_instant_nothing_acknowledged_is_lost(path):
-    CompressedIndex.create(path, embedder=child.HashEmbedder(), ivf_from=60).close()
+    CompressedIndex.create(path, embedder=HashEmbedder(), ivf_from=60).close()
     dice, step, state, n_steps = random.Random(5), 0, {}, 0
     for _ in range(N_KILLS):
         began, done = kill_after(path, step, state, dice.uniform(0.0, 0.25))
@@ -101,9 +94,7 @@ def test_a_power_cut_between_any_two_steps(index, path, tmp_path, monkeypatch):
         shutil.copytree(path, target, ignore=shutil.ignore_patterns(".lock"))
         crashes.append((target, number))
 
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, real=real: (crash(), real(*a), crash())[1])
+    around_each_step(monkeypatch, crash)
     index._store._db._db.set_trace_callback(crash)
     states = [{}]
     steps = [
@@ -131,15 +122,8 @@ def test_a_flush_that_fails_anywhere_can_be_repeated(index, path, monkeypatch, f
     index.add([Passage(str(n), f"text {n}", metadata={"step": 0}) for n in range(70)])
     real, n_failed = {"os.fsync": os.fsync, "os.replace": os.replace}[function], 0
     for attempt in range(1, 20):
-        left = [attempt]
-
-        def fail(*arguments, left=left):
-            left[0] -= 1
-            if left[0] == 0:
-                raise OSError(28, "No space left on device")
-            return real(*arguments)
-
-        monkeypatch.setattr(function, fail)
+        full = FullDiskAt(attempt, real)
+        monkeypatch.setattr(function, full)
         try:
             index.flush()
         except IndexDirectoryError as error:
@@ -149,7 +133,7 @@ def test_a_flush_that_fails_anywhere_can_be_repeated(index, path, monkeypatch, f
             monkeypatch.undo()
         assert index.verify() == []
         assert len(contents(path, read_only=True)) == 70
-        if left[0] > 0:
+        if full.left > 0:
             break
         index.add([Passage(f"{function} {attempt}", "more", metadata={"step": 1})])
         index.delete([f"{function} {attempt}"])
@@ -174,13 +158,12 @@ def test_a_failed_write_of_the_vectors_leaves_what_was(index, path, monkeypatch)
 
 
 FULL_DISK = """
-import resource, sys
-sys.path.insert(0, {folder!r})
-import index_child
+import resource
+from crashes import HashEmbedder
 from ctxcompress_integrations.errors import IndexDirectoryError
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.records import Passage
-index = CompressedIndex.open({path!r}, embedder=index_child.HashEmbedder())
+index = CompressedIndex.open({path!r}, embedder=HashEmbedder())
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 try:
     for n in range(10_000):
@@ -202,7 +185,7 @@ except IndexDirectoryError as error:
 @pytest.mark.parametrize("limit", [150_000, 400_000])
 def test_on_a_full_disk_changes_are_refused_and_nothing_is_lost(index, path, limit):
     index.close()
-    code = FULL_DISK.format(folder=str(CHILD.parent), path=str(path), limit=limit)
+    code = FULL_DISK.format(path=str(path), limit=limit)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -212,7 +195,7 @@ def test_on_a_full_disk_changes_are_refused_and_nothing_is_lost(index, path, lim
     found = contents(path)
     assert {f"{n}-{i}" for n in committed for i in range(10)} <= set(found)
     assert len(found) % 10 == 0  # a batch is there as a whole or not at all
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as again:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as again:
         again.add([Passage("after", "after")])
         assert again.verify() == []
 
@@ -231,10 +214,10 @@ def test_killed_while_it_is_made_it_can_be_made_again(tmp_path, monkeypatch):
             return result
 
         monkeypatch.setattr(os, name, step)
-    CompressedIndex.create(path, embedder=child.HashEmbedder()).close()
+    CompressedIndex.create(path, embedder=HashEmbedder()).close()
     monkeypatch.undo()
     assert len(crashes) >= 8
     for target in crashes:
-        with CompressedIndex.create(target, embedder=child.HashEmbedder(), exist_ok=True) as index:
+        with CompressedIndex.create(target, embedder=HashEmbedder(), exist_ok=True) as index:
             index.add([Passage("a", "x")])
             assert index.verify() == []

@@ -3,7 +3,6 @@
 CTXCOMPRESS_KILLS=200 kills more often.
 """
 
-import importlib.util
 import os
 import random
 import resource
@@ -17,26 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import summaries_child as child
+from crashes import FullDiskAt, HashEmbedder, around_each_step, environment
 from ctxcompress_integrations.errors import IndexDirectoryError
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.index.rows import text_sha256
 from ctxcompress_integrations.index.summaries import codecs, keeper
 from ctxcompress_integrations.records import Passage
 
-CHILD = Path(__file__).with_name("summaries_child.py")
+CHILD = Path(child.__file__)
 N_KILLS = int(os.environ.get("CTXCOMPRESS_KILLS", "25"))
 TOLERANCE = {"fp16": 1e-3, "int8": 0.02, "pq": 1.0}  # of the length of a vector
-
-spec = importlib.util.spec_from_file_location("summaries_child", CHILD)
-child = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(child)
 FINGERPRINT = child.HashSummarizer.fingerprint
 
 
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "index"
-    CompressedIndex.create(path, embedder=child.HashEmbedder()).close()
+    CompressedIndex.create(path, embedder=HashEmbedder()).close()
     return path
 
 
@@ -53,7 +50,7 @@ def key(text):
 
 def contents(path, codec, **options):
     """Texts of a directory that must be sound, and the hashes of texts that have a row; every row is looked at."""
-    with CompressedIndex.open(path, embedder=child.HashEmbedder(), **options) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder(), **options) as index:
         assert index.verify() == []
         known = index._summaries.known(FINGERPRINT)
         passages = [passage for passage in index.get(index.ids()) if key(passage.text) in known]
@@ -69,10 +66,6 @@ def contents(path, codec, **options):
 
 def lines(path):
     return path.read_text().splitlines() if path.exists() else []
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
 
 
 def kill_after(path, step, codec, seconds, acknowledged):
@@ -111,7 +104,7 @@ def test_killed_at_any_instant_nothing_finished_is_computed_again(path):
         assert contents(path, codec) == (texts, known)
         finished |= known
     assert len(finished) >= 5 * (N_KILLS // 2)  # a batch has six texts, the last one of a build fewer
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as index:
         summarizer = child.HashSummarizer()
         index.build_summaries(summarizer)
         assert not {key(text) for text in summarizer.computed} & finished
@@ -148,14 +141,12 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
         index.build_summaries(summarizer, codec=codec, batch_size=8, progress=progress)
 
     summarizer = child.HashSummarizer()
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as index:
         change(0, 30)
         index.build_summaries(summarizer, codec=codec, batch_size=15, progress=progress)  # makes the catalogue
         index.delete(["0"])
         with monkeypatch.context() as patched:
-            for name in ("fsync", "replace"):
-                real = getattr(os, name)
-                patched.setattr(os, name, lambda *a, real=real: (crash(), real(*a), crash())[1])
+            around_each_step(patched, crash)
             index._summaries._catalogue._db._db.set_trace_callback(crash)
             change(30, 90)
             build()
@@ -169,7 +160,7 @@ def test_a_power_cut_between_any_two_steps(path, tmp_path, monkeypatch, small_sh
     assert len(crashes) > 25  # all different
     for target, finished in crashes:
         contents(target, codec, read_only=True)
-        with CompressedIndex.open(target, embedder=child.HashEmbedder()) as index:
+        with CompressedIndex.open(target, embedder=HashEmbedder()) as index:
             again = child.HashSummarizer()
             index.build_summaries(again)
             assert not {key(text) for text in again.computed} & finished
@@ -185,7 +176,7 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
 ):
     """Each step fails once, as on a full disk; everything after it goes on as if nothing had been."""
     n_failed, summarizer = 0, child.HashSummarizer()
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as index:
         index.add([Passage(str(n), f"text {n}") for n in range(12)])
 
         def work():
@@ -194,15 +185,8 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
 
         real = getattr(os, function.removeprefix("os."))
         for attempt in range(1, 60):
-            left = [attempt]
-
-            def fail(*arguments, left=left):
-                left[0] -= 1
-                if left[0] == 0:
-                    raise OSError(28, "No space left on device")
-                return real(*arguments)
-
-            monkeypatch.setattr(function, fail)
+            full = FullDiskAt(attempt, real)
+            monkeypatch.setattr(function, full)
             try:
                 work()
             except IndexDirectoryError as error:
@@ -212,21 +196,21 @@ def test_a_first_build_a_merge_and_a_drop_cut_short_at_any_step_can_be_repeated(
                 monkeypatch.setattr(function, real)
             assert index.verify() == []
             work()
-            if left[0] > 0:
+            if full.left > 0:
                 break
     assert n_failed >= {"os.fsync": 12, "os.replace": 7}[function]
     assert contents(path, "fp16")[1] == set()
 
 
 FULL_DISK = """
-import resource, sys
-sys.path.insert(0, {folder!r})
+import resource
 import summaries_child as child
+from crashes import HashEmbedder
 from ctxcompress_integrations.errors import IndexDirectoryError
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.index.summaries import keeper
 keeper.TARGET_BYTES, keeper.MAX_SMALL = 10**9, {n_small}
-index = CompressedIndex.open({path!r}, embedder=child.HashEmbedder())
+index = CompressedIndex.open({path!r}, embedder=HashEmbedder())
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 summarizer = child.HashSummarizer({path!r} + ".computed")
 try:
@@ -245,10 +229,9 @@ except IndexDirectoryError as error:
 @pytest.mark.parametrize(("limit", "batch_size", "n_small"), [(60_000, 20, 30), (200_000, 4, 10_000)])
 def test_on_a_full_disk_the_build_stops_and_nothing_is_lost(path, limit, batch_size, n_small):
     """Once a merged shard does not fit, once the catalogue does not."""
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as index:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as index:
         index.add([Passage(str(n), f"text {n}") for n in range(3000)], batch_size=3000)
-    folder = str(CHILD.parent)
-    code = FULL_DISK.format(folder=folder, path=str(path), limit=limit, batch_size=batch_size, n_small=n_small)
+    code = FULL_DISK.format(path=str(path), limit=limit, batch_size=batch_size, n_small=n_small)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
     assert done.returncode == 0, done.stderr
     output = done.stdout.splitlines()
@@ -256,7 +239,7 @@ def test_on_a_full_disk_the_build_stops_and_nothing_is_lost(path, limit, batch_s
     assert any("refused" in line and "space" in line for line in output)
     _, known = contents(path, "fp16")
     assert {key(f"text {n}") for n in range(committed)} <= known
-    with CompressedIndex.open(path, embedder=child.HashEmbedder()) as again:
+    with CompressedIndex.open(path, embedder=HashEmbedder()) as again:
         summarizer = child.HashSummarizer()
         assert again.build_summaries(summarizer) == 3000 - len(known)
         assert not {key(text) for text in summarizer.computed} & known

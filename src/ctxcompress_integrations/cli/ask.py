@@ -70,6 +70,11 @@ def ask(
     if as_json:
         typer.echo(json.dumps(answer_json(answer), ensure_ascii=False))
         return
+    _show(answer)
+
+
+def _show(answer: Answer) -> None:
+    """What was kept of each passage, the figures, and the answer where there is one."""
     table = Table(expand=True)
     for name, settings in {
         "passage": {"overflow": "fold"},

@@ -50,7 +50,7 @@ def examine() -> dict[str, Any]:
     if find_spec("torch") is not None and find_spec("transformers") is not None:
         from ctxcompress_integrations.errors import ModelLoadError
         from ctxcompress_integrations.hf.device import cpu_has_bf16, resolve_device, resolve_dtype
-        from ctxcompress_integrations.hf.load import check_mini, mini_folder
+        from ctxcompress_integrations.hf.mini_package import check_mini, mini_folder
 
         device = resolve_device("auto")
         report |= {

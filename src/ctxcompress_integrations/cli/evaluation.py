@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from ctxcompress_integrations.cli import options as o
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.evaluation.rows import Row
 
 
 def evaluate(
@@ -70,6 +74,12 @@ def evaluate(
     if page is not None:
         pages.write_page(report, page)
     console.print(pages.tables(report["rows"]))
+    _show_verdicts(rows, console)
+    raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)
+
+
+def _show_verdicts(rows: Sequence[Row], console: Console) -> None:
+    """What could not be measured as asked, and why; and each target with what came of it."""
     for row in rows:
         if row.why:
             console.print(
@@ -79,4 +89,3 @@ def evaluate(
             console.print(
                 f"{row.measure}: {row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}", highlight=False
             )
-    raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)

@@ -19,9 +19,9 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from ctxcompress_integrations.evaluation.memory import free_memory, keep_no_freed_memory, peak_memory
+from ctxcompress_integrations.evaluation.random_models import random_decoder
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.hf.device import resolve_device
-from ctxcompress_integrations.hf.load import random_decoder
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite
 
 SMALL = {

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from ctxcompress_integrations.evaluation.memory import free_memory, keep_no_freed_memory, peak_memory
+from ctxcompress_integrations.evaluation.random_models import random_decoder
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.hf.attention import eager_attention, trigger_rows
 from ctxcompress_integrations.hf.device import resolve_device
-from ctxcompress_integrations.hf.load import random_decoder
 
 SHAPE = {
     "vocab_size": 151936,

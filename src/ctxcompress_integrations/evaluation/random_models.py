@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ctxcompress_integrations._optional import require
-from ctxcompress_integrations.hf.load import random_decoder
 
 LLAMA_7B: Mapping[str, Any] = {
     "vocab_size": 32000,
@@ -30,6 +29,14 @@ LLAMA_1B: Mapping[str, Any] = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 32768,
 }
+
+
+def random_decoder(architecture: str, config: Mapping[str, Any], *, seed: int) -> Any:
+    """A decoder LM of a Hugging Face model type ("qwen2", "llama" ...) with random weights, to measure and test."""
+    transformers = require("transformers", extra="torch")
+    torch.manual_seed(seed)
+    made = transformers.AutoConfig.for_model(architecture, **config)
+    return transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
 
 
 def shared_llama(shape: Mapping[str, Any], device: torch.device) -> Any:

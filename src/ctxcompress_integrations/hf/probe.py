@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ctxcompress_integrations.errors import WeightsMismatchError
+from ctxcompress_integrations.hf.weights_file import WeightsFormat
 
-FORMAT = "ctxcompress-probe"
-VERSION = "1"
+FORMAT = WeightsFormat("ctxcompress-probe", "1", cure="train it again")
 Floats = NDArray[np.float32]
 
 
@@ -52,14 +51,9 @@ class ProbeHead:
     def save(self, path: Path) -> None:
         """Write the file, complete or not at all."""
         names = {"base": self.base, "layers": str(self.layers), "heads": str(self.heads)}
-        metadata = {"format": FORMAT, "version": VERSION, **names, "template": self.template or ""}
         tensors = {"weight": self.weight, "bias": self.bias, "mean": self.mean, "scale": self.scale}
-        aside = path.with_name(path.name + ".part")
-        try:
-            save_file({name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tensors.items()}, aside, metadata)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        contiguous = {name: torch.from_numpy(np.array(t, np.float32, order="C")) for name, t in tensors.items()}
+        FORMAT.write(path, contiguous, {**names, "template": self.template or ""})
 
     @classmethod
     def load(cls, path: Path, *, base: str) -> ProbeHead:
@@ -68,17 +62,8 @@ class ProbeHead:
         Raises:
             WeightsMismatchError: no such file, another format or version, another base model, wrong shapes or values.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, SafetensorError) as error:
-            raise WeightsMismatchError(f"{path} is no readable safetensors file ({error}); train it again") from error
-        if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-            raise WeightsMismatchError(
-                f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
-                f"{FORMAT!r} version {VERSION!r}"
-            )
+        metadata, held = FORMAT.read(path)
+        tensors = {name: tensor.float().numpy() for name, tensor in held.items()}
         trained_on = metadata.get("base")
         if trained_on != base:
             raise WeightsMismatchError(f"{path} was trained on {trained_on!r}, not {base!r}: pass model={trained_on!r}")

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf.digest import tensors_digest
+from ctxcompress_integrations.hf.weights_file import WeightsFormat, check_hash
 
-FORMAT = "ctxcompress-summarizer"
-VERSION = "1"
+FORMAT = WeightsFormat("ctxcompress-summarizer", "1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,29 +85,18 @@ def save(
     """Write a module's tensors as they are; complete or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     metadata = {
-        "format": FORMAT,
-        "version": VERSION,
         "method": method,
         "config": json.dumps(config, sort_keys=True),
         "bases": json.dumps(bases, sort_keys=True),
         "sha256": tensors_digest(tensors),
         "card": json.dumps(card, sort_keys=True),
     }
-    aside = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, aside, metadata=metadata)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    FORMAT.write(path, tensors, metadata)
 
 
 def is_ours(path: Path) -> bool:
     """True for a file in this format, whatever its version; False for anything else, a folder included."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (OSError, SafetensorError):
-        return False
+    return FORMAT.is_format_of(path)
 
 
 def read(path: Path, *, method: str) -> SummaryWeights:
@@ -118,25 +105,13 @@ def read(path: Path, *, method: str) -> SummaryWeights:
     Raises:
         WeightsMismatchError: unreadable, damaged, another format, version or method.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise WeightsMismatchError(
-            f"{path} is no readable safetensors file ({error}); fetch or train it again"
-        ) from error
-    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-        raise WeightsMismatchError(
-            f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
-            f"{FORMAT!r} version {VERSION!r}"
-        )
+    metadata, tensors = FORMAT.read(path)
     if metadata.get("method") != method:
         raise WeightsMismatchError(
             f"{path} holds weights of the summarizer {metadata.get('method')!r}, not {method!r}: "
             f"load_summarizer({metadata.get('method')!r}, weights=...)"
         )
-    if metadata.get("sha256") != tensors_digest(tensors):
-        raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
+    check_hash(path, metadata, tensors)
     try:
         config, bases, card = (json.loads(metadata[name]) for name in ("config", "bases", "card"))
     except (KeyError, ValueError) as error:

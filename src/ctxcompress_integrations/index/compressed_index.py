@@ -6,7 +6,7 @@ of readers elsewhere, follow SQLite's change log, so there is one way for a chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import RLock
@@ -18,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
+from ctxcompress_integrations.index.building import Progress
 from ctxcompress_integrations.index.embedding import given_rows, given_vectors, identify, resolve
-from ctxcompress_integrations.index.layout import Layout, Manifest
+from ctxcompress_integrations.index.layout import Layout
+from ctxcompress_integrations.index.manifest import Manifest
 from ctxcompress_integrations.index.reading import check_count, checked_ids
 from ctxcompress_integrations.index.rows import Row, sorted_out, to_rows
 from ctxcompress_integrations.index.summarized import SummarizedIndex
@@ -27,7 +29,6 @@ from ctxcompress_integrations.index.vectors import IVF_FROM
 from ctxcompress_integrations.records import Passage
 
 FLUSH_FROM = 10_000  # changes that may wait in the log; from 100,000 vectors on, a tenth of their number
-Progress = Callable[[int, int], None]
 
 
 class CompressedIndex(SummarizedIndex):

@@ -17,6 +17,7 @@ from ctxcompress_integrations.errors import IndexDirectoryError, IndexLockedErro
 from ctxcompress_integrations.index.layout import damaged
 
 BUSY_SECONDS = 10.0
+_SLICE = 900  # parameters per statement: SQLite before 3.32 takes 999
 
 
 class Database:
@@ -65,6 +66,14 @@ class Database:
         """All rows of a query."""
         with self._guard():
             return self._db.execute(sql, parameters).fetchall()
+
+    def rows_among(self, sql: str, values: Sequence[object], parameters: Sequence[object] = ()) -> list[Any]:
+        """All rows of a query that ends in "... IN": for each of ``values``, however many there are."""
+        rows: list[Any] = []
+        for start in range(0, len(values), _SLICE):
+            part = values[start : start + _SLICE]
+            rows += self.rows(f"{sql} ({', '.join('?' * len(part))})", (*parameters, *part))
+        return rows
 
     def each(self, sql: str) -> Iterator[Any]:
         """The rows of a query, one at a time."""

@@ -21,15 +21,8 @@ from ctxcompress_integrations.errors import (
 )
 from ctxcompress_integrations.index import snapshots
 from ctxcompress_integrations.index.embedding import LazyEmbedder, TextEmbedder, identify, resolve
-from ctxcompress_integrations.index.layout import (
-    EmbedderIdentity,
-    Layout,
-    Manifest,
-    damaged,
-    is_unfinished,
-    temporary_of,
-    writing,
-)
+from ctxcompress_integrations.index.layout import Layout, damaged, is_unfinished, temporary_of, writing
+from ctxcompress_integrations.index.manifest import EmbedderIdentity, Manifest
 from ctxcompress_integrations.index.passages import PassageStore
 from ctxcompress_integrations.index.vectors import IVF_FROM, VectorIndex
 

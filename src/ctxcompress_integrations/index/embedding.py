@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctxcompress_integrations.errors import EmbedderMismatchError, ModelLoadError, UnsupportedModelError
-from ctxcompress_integrations.index.layout import EmbedderIdentity
+from ctxcompress_integrations.index.manifest import EmbedderIdentity
 
 PROBE_TEXT = "The harbour master counted nineteen ships, and wrote the number in his book."
 PROBE_COSINE = 0.99  # the same weights in another precision stay above; other weights fall far below

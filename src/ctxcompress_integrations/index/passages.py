@@ -16,8 +16,6 @@ from ctxcompress_integrations.index.layout import damaged
 from ctxcompress_integrations.index.rows import Row, Stored, text_sha256
 from ctxcompress_integrations.records import Passage
 
-_SLICE = 900  # parameters per statement: SQLite before 3.32 takes 999
-
 _SCHEMA = """
 CREATE TABLE passages (internal INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL,
     text_sha256 TEXT NOT NULL, metadata TEXT NOT NULL);
@@ -183,13 +181,7 @@ class PassageStore:
         return self._db.rows(sql, parameters)
 
     def _by(self, key: str, values: Sequence[object], columns: str) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        for start in range(0, len(values), _SLICE):
-            part = tuple(values[start : start + _SLICE])
-            marks = ", ".join("?" * len(part))
-            sql = f"SELECT {columns} FROM passages WHERE {key} IN ({marks})"  # noqa: S608 - values are bound
-            rows += self._db.rows(sql, part)
-        return rows
+        return self._db.rows_among(f"SELECT {columns} FROM passages WHERE {key} IN", values)  # noqa: S608 - names of columns
 
 
 def _is_object(text: str) -> bool:

@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from ctxcompress_integrations.errors import EmbedderMismatchError
 from ctxcompress_integrations.index.embedding import LazyEmbedder, given_rows
 from ctxcompress_integrations.index.filters import where_sql
-from ctxcompress_integrations.index.layout import Layout, Manifest, damaged
+from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.live import LiveVectors
+from ctxcompress_integrations.index.manifest import Manifest
 from ctxcompress_integrations.index.passages import PassageStore
 from ctxcompress_integrations.index.vectors import VectorIndex
 from ctxcompress_integrations.index.verification import problems

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import IO, NamedTuple
 
 from ctxcompress_integrations.errors import IndexDamagedError, IndexDirectoryError, IndexLockedError
-from ctxcompress_integrations.index.layout import Layout, Manifest, Snapshot, damaged, replacing
+from ctxcompress_integrations.index.layout import Layout, damaged, replacing
+from ctxcompress_integrations.index.manifest import Manifest, Snapshot
 from ctxcompress_integrations.index.passages import PassageStore, State
 from ctxcompress_integrations.index.vectors import VectorIndex
 

@@ -5,6 +5,7 @@ Knows no model: a summarizer is whatever has a fingerprint, an identity and ``su
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,7 +15,8 @@ from typing import Any
 from ctxcompress_integrations.errors import SummaryMissingError
 from ctxcompress_integrations.index import building
 from ctxcompress_integrations.index.building import Progress, Summarizes
-from ctxcompress_integrations.index.layout import Adapter, Layout, Manifest
+from ctxcompress_integrations.index.layout import Layout
+from ctxcompress_integrations.index.manifest import Adapter, Manifest
 from ctxcompress_integrations.index.reading import ReadableIndex, check_count, checked_ids
 from ctxcompress_integrations.index.summaries.info import SummaryInfo, summary_info
 from ctxcompress_integrations.index.summaries.keeper import SummaryKeeper
@@ -23,7 +25,7 @@ from ctxcompress_integrations.records import SummaryVectors
 _PART = 1000  # texts in memory at a time
 
 
-class SummarizedIndex(ReadableIndex):
+class SummarizedIndex(ReadableIndex, ABC):
     """An index with summaries beside its vectors."""
 
     def __init__(self, layout: Layout, embedder: object | None, *, is_read_only: bool, memory_map: bool) -> None:
@@ -180,8 +182,9 @@ class SummarizedIndex(ReadableIndex):
 
     # -- below
 
+    @abstractmethod
     def _changing(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
+        """Held while the directory is changed; ``IndexReadOnlyError`` where it must not be."""
 
     def _build_batch(self, summarizer: Summarizes, internals: list[int], fingerprint: str, reader: str) -> int:
         with self._view():

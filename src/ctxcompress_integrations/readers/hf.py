@@ -24,7 +24,8 @@ from ctxcompress_integrations.hf.generate import (
     stream_into,
     streamed,
 )
-from ctxcompress_integrations.hf.load import load_decoder, position_limit
+from ctxcompress_integrations.hf.load import load_decoder
+from ctxcompress_integrations.hf.positions import position_limit
 from ctxcompress_integrations.hf.splice import Segment, Splicer, check_splicable, left_padded
 from ctxcompress_integrations.readers.base import Part, Reader, check_request, check_summaries
 from ctxcompress_integrations.records import SummaryVectors

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import trigger_rows
-from ctxcompress_integrations.hf.load import context_length, load_decoder
+from ctxcompress_integrations.hf.load import load_decoder
+from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.prompt import PromptTemplate
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 from ctxcompress_integrations.records import Relevance

@@ -5,39 +5,35 @@ Third parties register a class under the entry-point group ``ctxcompress_integra
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ctxcompress_integrations._registry import Registry
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.summarizers.base import Summarizer
 
 ENTRY_POINTS = "ctxcompress_integrations.summarizers"
-_BUILT_IN = {
-    "autocompressor": "ctxcompress_integrations.summarizers.autocompressor:AutoCompressor",
-    "icae": "ctxcompress_integrations.summarizers.icae:Icae",
-    "icformer": "ctxcompress_integrations.summarizers.icformer:IcFormer",
-    "pooled": "ctxcompress_integrations.summarizers.pooled:Pooled",
-}
+_SUMMARIZERS: Registry[Summarizer] = Registry(
+    "summarizer",
+    ENTRY_POINTS,
+    {
+        "autocompressor": "ctxcompress_integrations.summarizers.autocompressor:AutoCompressor",
+        "icae": "ctxcompress_integrations.summarizers.icae:Icae",
+        "icformer": "ctxcompress_integrations.summarizers.icformer:IcFormer",
+        "pooled": "ctxcompress_integrations.summarizers.pooled:Pooled",
+    },
+)
 
 
 def available_summarizers() -> list[str]:
     """Names that :func:`summarizer_class` knows, other packages' included."""
-    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    return _SUMMARIZERS.names()
 
 
 def summarizer_class(name: str) -> type[Summarizer]:
     """The class registered under ``name``; ``ValueError`` with the known names when there is none."""
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        found: type[Summarizer] = getattr(import_module(module), attribute)
-        return found
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            loaded: type[Summarizer] = point.load()
-            return loaded
-    raise ValueError(f"there is no summarizer {name!r}; known names: {', '.join(available_summarizers())}")
+    return _SUMMARIZERS.load(name)
 
 
 def load_summarizer(

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base, base_of
-from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder
+from ctxcompress_integrations.hf.hub import checkpoint_path
+from ctxcompress_integrations.hf.load import load_decoder
+from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.published import icae as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers

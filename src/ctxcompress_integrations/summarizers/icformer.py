@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
-from ctxcompress_integrations.hf.load import checkpoint_path, load_decoder
+from ctxcompress_integrations.hf.hub import checkpoint_path
+from ctxcompress_integrations.hf.load import load_decoder
 from ctxcompress_integrations.hf.published import icformer as published
 from ctxcompress_integrations.hf.states import embed
 from ctxcompress_integrations.nn.digest import DigestEncoder

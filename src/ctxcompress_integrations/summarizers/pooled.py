@@ -21,7 +21,9 @@ from torch import Tensor
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
-from ctxcompress_integrations.hf.load import checkpoint_path, context_length, load_decoder, load_tokenizer
+from ctxcompress_integrations.hf.hub import checkpoint_path
+from ctxcompress_integrations.hf.load import load_decoder, load_tokenizer
+from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.states import embed, last_states
 from ctxcompress_integrations.nn.pooling import Projector, mean_groups
 from ctxcompress_integrations.summarizers.base import Source, need, refuse

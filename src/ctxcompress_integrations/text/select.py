@@ -8,83 +8,16 @@ tokens and never exceeded; a sentence that does not fit lets a later one in; the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctxcompress_integrations.text.budget import Meter
 from ctxcompress_integrations.text.protect import protected_groups
 from ctxcompress_integrations.text.relevance import unit_scores
-from ctxcompress_integrations.text.spans import join_spans, spans_of
+from ctxcompress_integrations.text.selection import Mask, ScoredWords, Selection, Unit
 
-Mask = NDArray[np.bool_]
 MAX_TRIES = 8
 """Exact recounts that may fail before the top-up stops: what is left of the budget is then a few tokens."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredWords:
-    """One passage, ready for selection.
-
-    Attributes:
-        text: the passage.
-        words: ``[w, 2]`` character offsets.
-        first_words: ``[s]`` first word of each sentence.
-        rows: float32 ``[q, w]`` evidence per word, weighted so that passages compare.
-        scores: float32 ``[w]`` relevance per word, likewise.
-    """
-
-    text: str
-    words: NDArray[np.int64]
-    first_words: NDArray[np.int64]
-    rows: NDArray[np.float32]
-    scores: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    passage: int
-    first: int
-    last: int  # one past
-    score: float
-
-
-class Selection:
-    """The words kept so far, and exact counts of the text that they make."""
-
-    def __init__(self, passages: Sequence[ScoredWords], meter: Meter, joiner: str | None) -> None:
-        self.passages, self.meter, self.joiner = passages, meter, joiner
-        self.masks: list[Mask] = [np.zeros(len(p.words), dtype=bool) for p in passages]
-        self._texts = [""] * len(passages)
-
-    def reset(self, units: Sequence[_Unit]) -> None:
-        """Keep these units and nothing else; units may overlap (a protected match inside a sentence)."""
-        for mask in self.masks:
-            mask[:] = False
-        for unit in units:
-            self.masks[unit.passage][unit.first : unit.last] = True
-        for i in range(len(self.passages)):
-            self._render(i)
-
-    def flip(self, unit: _Unit, on: bool) -> Mask:
-        """Set the unit's words; returns the mask as it was, for :meth:`restore`."""
-        before = self.masks[unit.passage].copy()
-        self.masks[unit.passage][unit.first : unit.last] = on
-        self._render(unit.passage)
-        return before
-
-    def restore(self, unit: _Unit, before: Mask) -> None:
-        self.masks[unit.passage] = before
-        self._render(unit.passage)
-
-    def _render(self, i: int) -> None:
-        passage = self.passages[i]
-        self._texts[i] = join_spans(passage.text, spans_of(self.masks[i], passage.words), self.joiner)
-
-    def n_tokens(self) -> int:
-        """Exact tokens of what is kept now."""
-        return self.meter.total(self._texts)
 
 
 def select_above(passages: Sequence[ScoredWords], threshold: float, unit: str, protect: Sequence[str]) -> list[Mask]:
@@ -124,7 +57,7 @@ def select_within(
     n_fixed = 0 if is_hard or not ranked else 1
     queue = ranked[:n_fixed] + forced + ranked[n_fixed:]
     selection = Selection(passages, meter, joiner)
-    is_too_long = is_hard and ranked and not forced and _cost(selection, ranked[0]) > budget
+    is_too_long = is_hard and ranked and not forced and selection.cost(ranked[0]) > budget
     if is_too_long and _cut(selection, ranked[:MAX_TRIES], budget):
         return selection.masks  # better a part of the best unit than a lesser one whole
     taken, overflow = _fill(selection, queue, budget, n_fixed, stops=unit == "dynamic")
@@ -138,37 +71,37 @@ def select_within(
     return selection.masks
 
 
-def _units(passages: Sequence[ScoredWords], unit: str) -> Iterator[_Unit]:
+def _units(passages: Sequence[ScoredWords], unit: str) -> Iterator[Unit]:
     for i, p in enumerate(passages):
         n_words = len(p.words)
         starts = np.arange(n_words) if unit == "phrase" else p.first_words
         scores = p.scores if unit == "phrase" else unit_scores(p.rows, p.first_words)
         ends = np.append(starts[1:], n_words)
         for first, last, score in zip(starts.tolist(), ends.tolist(), scores.tolist(), strict=False):
-            yield _Unit(i, first, last, score)
+            yield Unit(i, first, last, score)
 
 
-def _protected(passages: Sequence[ScoredWords], protect: Sequence[str]) -> list[_Unit]:
+def _protected(passages: Sequence[ScoredWords], protect: Sequence[str]) -> list[Unit]:
     """One unit per protected match, worth more than the sentence that it stands in is worth among its like."""
-    found: list[_Unit] = []
+    found: list[Unit] = []
     for i, p in enumerate(passages):
         groups = protected_groups(p.text, p.words, protect) if protect else []
         scores = unit_scores(p.rows, p.first_words) if groups else ()
         for first, last in groups:
             sentence = int(np.searchsorted(p.first_words, first, side="right")) - 1
-            found.append(_Unit(i, first, last, float(scores[sentence])))
+            found.append(Unit(i, first, last, float(scores[sentence])))
     return found
 
 
 def _fill(
-    selection: Selection, queue: Sequence[_Unit], budget: int, n_fixed: int, *, stops: bool
-) -> tuple[list[_Unit], _Unit | None]:
+    selection: Selection, queue: Sequence[Unit], budget: int, n_fixed: int, *, stops: bool
+) -> tuple[list[Unit], Unit | None]:
     """Take units in order while their costs, each counted alone, fit; with ``stops`` end at the first that does not."""
     meter, taken, used = selection.meter, list(queue[:n_fixed]), 0
     opened: set[int] = set()
     overflow = None
     for position, unit in enumerate(queue):
-        cost = _cost(selection, unit) + (0 if unit.passage in opened else meter.separator)
+        cost = selection.cost(unit) + (0 if unit.passage in opened else meter.separator)
         if position >= n_fixed and used + cost > budget:
             if stops:
                 overflow = unit
@@ -182,33 +115,25 @@ def _fill(
     return taken, overflow
 
 
-def _cost(selection: Selection, unit: _Unit) -> int:
-    """Tokens of a unit counted alone, with the white space that joins it to what stands before."""
-    passage = selection.passages[unit.passage]
-    start, end = int(passage.words[unit.first, 0]), int(passage.words[unit.last - 1, 1])
-    lead = " " if start and passage.text[start - 1].isspace() else ""
-    return selection.meter.count(lead + passage.text[start:end])
-
-
-def _trim(selection: Selection, taken: list[_Unit], budget: int, n_fixed: int) -> None:
+def _trim(selection: Selection, taken: list[Unit], budget: int, n_fixed: int) -> None:
     """Give back the lowest units until the exact count fits: tokens of a whole are not the sum over its parts."""
     n_tokens = selection.n_tokens()
     while n_tokens > budget and len(taken) > n_fixed:
         freed = 0
         while len(taken) > n_fixed and freed < n_tokens - budget:
             unit = taken.pop()
-            freed += max(1, _cost(selection, unit))
+            freed += max(1, selection.cost(unit))
         selection.reset(taken)
         n_tokens = selection.n_tokens()
 
 
-def _top_up(selection: Selection, queue: Sequence[_Unit], taken: list[_Unit], budget: int) -> None:
+def _top_up(selection: Selection, queue: Sequence[Unit], taken: list[Unit], budget: int) -> None:
     """Spend what the exact count left over on the best units that still fit."""
     n_tokens, n_failed, chosen = selection.n_tokens(), 0, set(taken)
     for unit in queue:
         if n_tokens >= budget or n_failed >= MAX_TRIES:
             return
-        if unit in chosen or _cost(selection, unit) > budget - n_tokens + 1:
+        if unit in chosen or selection.cost(unit) > budget - n_tokens + 1:
             continue
         before = selection.flip(unit, on=True)
         n_after = selection.n_tokens()
@@ -219,13 +144,13 @@ def _top_up(selection: Selection, queue: Sequence[_Unit], taken: list[_Unit], bu
             n_tokens = n_after
 
 
-def _cut(selection: Selection, units: Sequence[_Unit], budget: int) -> bool:
+def _cut(selection: Selection, units: Sequence[Unit], budget: int) -> bool:
     """Keep the largest window of words that fits, in the first unit that has room for one; True when there was one."""
     for unit in units:
         low, high = 0, unit.last - unit.first
         while low < high:  # the count grows with the window, up to a token: bisect for the largest that fits
             middle = (low + high + 1) // 2
-            fits = _fits(selection, _window(selection, unit, middle), budget)
+            fits = selection.would_fit(_window(selection, unit, middle), budget)
             low, high = (middle, high) if fits else (low, middle - 1)
         if low:
             selection.flip(_window(selection, unit, low), on=True)
@@ -233,16 +158,9 @@ def _cut(selection: Selection, units: Sequence[_Unit], budget: int) -> bool:
     return False
 
 
-def _window(selection: Selection, unit: _Unit, n_words: int) -> _Unit:
+def _window(selection: Selection, unit: Unit, n_words: int) -> Unit:
     """The run of ``n_words`` words of the unit with the highest sum of scores; the first one among equals."""
     scores = selection.passages[unit.passage].scores[unit.first : unit.last].astype(np.float64)
     sums = np.convolve(scores, np.ones(n_words), mode="valid")
     first = unit.first + int(np.argmax(sums))
-    return _Unit(unit.passage, first, first + n_words, unit.score)
-
-
-def _fits(selection: Selection, window: _Unit, budget: int) -> bool:
-    before = selection.flip(window, on=True)
-    fits = selection.n_tokens() <= budget
-    selection.restore(window, before)
-    return fits
+    return Unit(unit.passage, first, first + n_words, unit.score)

@@ -14,9 +14,8 @@ from ctxcompress_integrations.evaluation import (
     bench_quito,
     bench_summaries,
 )
-from ctxcompress_integrations.evaluation.random_models import shared_llama
+from ctxcompress_integrations.evaluation.random_models import random_decoder, shared_llama
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
-from ctxcompress_integrations.hf.load import random_decoder
 
 
 @pytest.mark.parametrize(

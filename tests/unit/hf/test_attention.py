@@ -6,6 +6,7 @@ import torch
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import _CAPTURE, trigger_rows
 from ctxcompress_integrations.testing.tiny import tiny_decoder
+from largest import Largest
 
 ARCHITECTURES = ["llama", "llama_gqa", "qwen2", "qwen3", "mistral", "gpt2", "phi", "gemma2", "bloom"]
 SEQUENCES = [list(range(6, 6 + n)) for n in (40, 7, 23)]
@@ -105,18 +106,6 @@ def test_layer_that_does_not_exist_is_named():
 
 def test_memory_grows_with_n_not_n_squared():
     """No tensor of n x n elements is made on the way, padded batch included."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        n = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple | list) else [out]:
-                if isinstance(tensor, torch.Tensor):
-                    self.n = max(self.n, tensor.numel())
-            return out
-
     model, _ = tiny_decoder("llama_gqa", n_positions=8192)
     n = 4096
     with Largest() as seen:

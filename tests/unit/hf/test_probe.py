@@ -53,7 +53,7 @@ def test_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch):
         aside.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ctxcompress_integrations.hf.probe.save_file", interrupted)
+    monkeypatch.setattr("ctxcompress_integrations.hf.weights_file.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         head().save(path)
     assert path.read_bytes() == before

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ctxcompress_integrations.errors import WeightsMismatchError
-from ctxcompress_integrations.hf import summary_weights
+from ctxcompress_integrations.hf import summary_weights, weights_file
 
 BASES = {"reader": "a" * 64, "tokenizer": "b" * 64}
 
@@ -46,7 +46,7 @@ def test_a_save_that_fails_leaves_what_was_there(path, monkeypatch):
         aside.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(summary_weights, "save_file", full)
+    monkeypatch.setattr(weights_file, "save_file", full)
     with pytest.raises(OSError, match="disk full"):
         summary_weights.save(path, torch.nn.Linear(2, 2), method="icae", config={}, bases={}, card={})
     assert path.read_bytes() == before

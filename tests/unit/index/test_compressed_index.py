@@ -13,7 +13,7 @@ from ctxcompress_integrations.errors import (
     UnsupportedModelError,
 )
 from ctxcompress_integrations.index import CompressedIndex
-from ctxcompress_integrations.index.layout import Manifest
+from ctxcompress_integrations.index.manifest import Manifest
 from ctxcompress_integrations.records import Passage
 
 

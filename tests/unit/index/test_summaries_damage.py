@@ -9,7 +9,7 @@ import pytest
 
 from ctxcompress_integrations.errors import IndexDamagedError, SummaryMissingError
 from ctxcompress_integrations.index import CompressedIndex
-from ctxcompress_integrations.index.layout import _checksum
+from ctxcompress_integrations.index.manifest import _checksum
 from ctxcompress_integrations.index.summaries import codecs
 from ctxcompress_integrations.records import Passage
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxcompress_integrations.nn import lambda_attention as la
 from ctxcompress_integrations.nn.lambda_flex import BLOCK, band_blocks, flex_lambda_attention
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, MiddleTopK, Starts, gather_sinks, starts_of
 from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, lambda_row, rotate
+from largest import Largest
 
 D, SHAPE = 8, LambdaShape(3, 10)
 FREQUENCIES = 1 / 10000 ** (torch.arange(0, D, 2) / D)
@@ -187,19 +187,6 @@ def test_compiled_band_through_the_block_table_equals_the_literal_mask():
     seen = ((i - j >= 0) & (i - j < 200) & is_real)[:, None]
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that an operation made."""
-
-    n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.n = max(self.n, tensor.numel())
-        return out
 
 
 def test_time_and_memory_grow_with_n():

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 import transformers
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
 from ctxcompress_integrations.hf.attention import trigger_rows
@@ -16,6 +15,7 @@ from ctxcompress_integrations.hf.streaming import read, token_losses
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
 from ctxcompress_integrations.testing.tiny import tiny_decoder
+from largest import Largest
 
 N, N_GLOBAL, N_LOCAL = 60, 4, 16
 SCALINGS = {
@@ -209,19 +209,6 @@ def test_cache_made_in_inference_mode_reads_on_outside_and_copies_are_independen
         kept = copy.deepcopy(cache)
         for one in (cache, kept):
             assert_same(logits(model, ids[:, 20:], past_key_values=one), logits(model, ids)[:, 20:])
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that an operation made."""
-
-    n = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.n = max(self.n, tensor.numel())
-        return out
 
 
 def test_no_tensor_grows_faster_than_the_text():

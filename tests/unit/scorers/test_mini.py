@@ -10,7 +10,8 @@ from ctxcompress_integrations.hf import load
 from ctxcompress_integrations.hf import trained as trained_module
 from ctxcompress_integrations.hf.device import cpu_has_bf16
 from ctxcompress_integrations.hf.encoder import TextEncoder
-from ctxcompress_integrations.hf.load import load_embedder, load_encoder, mini_folder
+from ctxcompress_integrations.hf.load import load_embedder, load_encoder
+from ctxcompress_integrations.hf.mini_package import mini_folder
 from ctxcompress_integrations.hf.mini_weights import untrained
 from ctxcompress_integrations.hf.trained import TrainedEncoder
 from ctxcompress_integrations.nn.packed_encoder import pack

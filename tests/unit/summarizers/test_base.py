@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctxcompress_integrations import Passage, summarizers
+from ctxcompress_integrations import Passage, _registry
 from ctxcompress_integrations.errors import SummaryValueError
 from ctxcompress_integrations.summarizers import available_summarizers, load_summarizer, summarizer_class
 from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
@@ -206,7 +206,7 @@ def test_registry(monkeypatch):
         name = "theirs"
         load = staticmethod(lambda: Theirs)
 
-    monkeypatch.setattr(summarizers, "entry_points", lambda group: [Point])
+    monkeypatch.setattr(_registry, "entry_points", lambda group: [Point])
     assert summarizer_class("theirs") is Theirs
     assert "theirs" in available_summarizers()
     with pytest.raises(NotImplementedError, match="Theirs is built from objects"):

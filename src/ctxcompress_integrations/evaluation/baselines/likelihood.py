@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.evaluation.baselines.base import batches
-from ctxcompress_integrations.hf.load import context_length, load_decoder
+from ctxcompress_integrations.hf.load import load_decoder
+from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.prompt import PromptTemplate
 from ctxcompress_integrations.scorers.base import refuse
 from ctxcompress_integrations.scorers.request import RequestScorer

@@ -14,8 +14,6 @@ from ctxcompress_integrations.index.database import Database
 from ctxcompress_integrations.index.layout import Layout, damaged, sync_directory, temporary_of, writing
 from ctxcompress_integrations.index.summaries.shards import CODEBOOK
 
-_SLICE = 900  # parameters per statement: SQLite before 3.32 takes 999
-
 _SCHEMA = """
 CREATE TABLE meta (index_id TEXT NOT NULL);
 CREATE TABLE summarizers (number INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint TEXT NOT NULL UNIQUE,
@@ -130,13 +128,8 @@ class Catalogue:
 
     def places(self, origin: Origin, keys: Sequence[bytes]) -> dict[bytes, Place]:
         """Where the rows of texts are; those without one are left out."""
-        places: dict[bytes, Place] = {}
-        for start in range(0, len(keys), _SLICE):
-            part = keys[start : start + _SLICE]
-            marks = ", ".join("?" * len(part))
-            sql = f"SELECT text_sha256, shard, position FROM rows WHERE summarizer = ? AND text_sha256 IN ({marks})"  # noqa: S608 - values are bound
-            places |= {row[0]: Place(row[1], row[2]) for row in self._db.rows(sql, (origin.number, *part))}
-        return places
+        sql = "SELECT text_sha256, shard, position FROM rows WHERE summarizer = ? AND text_sha256 IN"
+        return {key: Place(*place) for key, *place in self._db.rows_among(sql, keys, [origin.number])}
 
     def rows_of(self, shard: int) -> dict[int, bytes]:
         """Hash of the text of each row of a shard, by position, ascending."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from json import loads
 from typing import Any
 
-from ctxcompress_integrations.index.layout import Adapter
+from ctxcompress_integrations.index.manifest import Adapter
 from ctxcompress_integrations.index.summaries.catalogue import Entry, Origin
 
 

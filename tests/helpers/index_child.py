@@ -3,26 +3,13 @@
 Prints the number of each step before and after it is committed. ``plan`` gives what each step should leave behind.
 """
 
-import hashlib
 import json
 import random
 import sys
 
-import numpy as np
-
+from crashes import HashEmbedder
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.records import Passage
-
-
-class HashEmbedder:
-    name = "hash"
-
-    def embed_documents(self, texts):
-        seeds = (list(hashlib.sha256(text.encode()).digest()) for text in texts)
-        return [np.random.default_rng(seed).standard_normal(8) for seed in seeds]
-
-    def embed_query(self, text):
-        return self.embed_documents([text])[0]
 
 
 def plan(state, step):

@@ -12,20 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crashes import HashEmbedder
 from ctxcompress_integrations.index import CompressedIndex
 from ctxcompress_integrations.index.summaries import codecs, keeper
 from ctxcompress_integrations.records import Passage, SummaryVectors
-
-
-class HashEmbedder:
-    name = "hash"
-
-    def embed_documents(self, texts):
-        seeds = (list(hashlib.sha256(text.encode()).digest()) for text in texts)
-        return [np.random.default_rng(seed).standard_normal(8) for seed in seeds]
-
-    def embed_query(self, text):
-        return self.embed_documents([text])[0]
 
 
 class HashSummarizer:

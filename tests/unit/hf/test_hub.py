@@ -3,7 +3,7 @@
 import pytest
 
 from ctxcompress_integrations.errors import ModelLoadError
-from ctxcompress_integrations.hf.load import CHECKPOINT_FILES, checkpoint_path
+from ctxcompress_integrations.hf.hub import CHECKPOINT_FILES, checkpoint_path
 
 
 def test_paths_and_hub_names(tmp_path, monkeypatch):
