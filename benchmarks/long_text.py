@@ -46,7 +46,7 @@ WINDOW, N_GLOBAL, VOCABULARY = 256, 10, 4096
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 N_STREAMS, BATCH, N_ASKED = 8, 32, 50
 RECALL_LENGTHS = (192, 1024, 4096, 16384)
-NAMES = tuple(f"{a}{b}" for a in ("bar", "dol", "fen", "gri", "hal", "jor", "kel", "mun") for b in ("ba", "do", "li", "ra"))
+NAMES = tuple(a + b for a in ["bar", "dol", "fen", "gri", "hal", "jor", "kel", "mun"] for b in ["ba", "do", "li", "ra"])
 MIDDLE = MiddleTopK(k=5, from_layer=1)
 Way = Callable[[Any], AbstractContextManager[Any]]
 
@@ -57,10 +57,9 @@ def stories(folder: Path, *, held_out: bool) -> list[str]:
     texts = [row["text"] for row in read_jsonl(find_file(folder, f"squality_{part}"))]
     if held_out:
         return texts
-    for row in read_jsonl(find_file(folder, "fairytaleqa_train")):
-        texts.append("\n".join(section["text"] for section in row["sections"]))
-    for row in read_jsonl(find_file(folder, "qmsum_train")):
-        texts.append("\n".join(f"{speaker}: {text}" for speaker, text in row["turns"]))
+    tales, meetings = (read_jsonl(find_file(folder, name)) for name in ("fairytaleqa_train", "qmsum_train"))
+    texts += ["\n".join(section["text"] for section in row["sections"]) for row in tales]
+    texts += ["\n".join(f"{speaker}: {text}" for speaker, text in row["turns"]) for row in meetings]
     articles: dict[str, dict[str, None]] = {}
     for row in read_jsonl(find_file(folder, "squad_train_subset")):
         articles.setdefault(row["title"], {})[row["context"]] = None
@@ -122,7 +121,7 @@ def trained(text: Text, steps: int, kept: Path) -> LlamaForCausalLM:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.1)
     started = time.perf_counter()
     for step in range(steps):
-        generator = random.Random(step)
+        generator = random.Random(step)  # noqa: S311 - data, no secret
         for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1, (step + 1) / 50) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
         rows = []
@@ -173,10 +172,11 @@ WAYS: dict[str, Way] = {
 
 
 def windows(model: Any, streams: Tensor) -> Tensor:
-    """Negative log-likelihood ``[b, n - 1]``, every token but the first half window from the second half of a window."""
+    """Negative log-likelihood ``[b, n - 1]``, each token read behind half a window or more."""
     half = WINDOW // 2
     starts = range(0, streams.shape[1] - half, half)
-    found = torch.cat([token_losses(model, streams[:, at : at + WINDOW])[:, (half - 1) * (at > 0) :] for at in starts], 1)
+    of_windows = [token_losses(model, streams[:, at : at + WINDOW]) for at in starts]
+    found = torch.cat([of_windows[0], *(losses[:, half - 1 :] for losses in of_windows[1:])], dim=1)
     return found[:, : streams.shape[1] - 1]
 
 
@@ -210,7 +210,8 @@ def recalled(model: Any, held_out: Text) -> Iterator[Row]:
             for name, way in ways.items():
                 hits = 0
                 for number in range(N_ASKED):
-                    prompt, value = held_out.keyed(n, random.Random(number), n_keys)
+                    generator = random.Random(number)  # noqa: S311 - data, no secret
+                    prompt, value = held_out.keyed(n, generator, n_keys)
                     with way(model):
                         hits += _says(model, prompt, value[:-1])
                 yield Row(f"{what} in {n} tokens, {name}", hits / N_ASKED, "share of questions", n=N_ASKED)
