@@ -6,6 +6,9 @@ whole passage and with the cosine of the two mean states, so that a unit's score
 the length of the question. A passage's title is read before its text and never kept. The score of one context token is
 how much the query's trigger, its first token, matches it: trained to point at the answer.
 
+Passages of one request that name each other's titles lend each other relevance (``text/bridges.py``): the second hop of
+a question shares no words with it.
+
 Where the vocabulary, which is English, knows a question only letter by letter, BM25's opinion is mixed in: the more,
 the stranger the question.
 
@@ -32,6 +35,7 @@ from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse
 from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.text.bridges import bridged
 from ctxcompress_integrations.text.relevance import with_rows_of
 from ctxcompress_integrations.text.segment import well_formed
 
@@ -65,6 +69,7 @@ class Mini(PairScorer):
         encoder: token vectors of queries and passages.
         cache_bytes: memory for the vectors of passages seen before; 0 keeps none.
         lexical: mixed in for questions that the vocabulary does not know; None for never.
+        has_bridges: whether passages that name each other lend each other relevance.
     """
 
     name: ClassVar[str] = "mini"
@@ -72,10 +77,15 @@ class Mini(PairScorer):
     batch_tokens = 16384
 
     def __init__(
-        self, encoder: TokenEncoder, *, cache_bytes: int = CACHE_BYTES, lexical: Lexical | None = None
+        self,
+        encoder: TokenEncoder,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        lexical: Lexical | None = None,
+        has_bridges: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.lexical = encoder, lexical
+        self.encoder, self.lexical, self.has_bridges = encoder, lexical, has_bridges
         self.thresholds = dict(encoder.card.get("thresholds", {}))
         self._passages = _PassageCache(cache_bytes)
 
@@ -99,11 +109,18 @@ class Mini(PairScorer):
         if str(weights) == UNTRAINED:
             return cls(UntrainedEncoder(*load_encoder(name, device=device, dtype=dtype), name=name))
         lexical = Lexical() if name == MINI else None
-        return cls(load_trained(Path(weights), name, device=device, dtype=dtype), lexical=lexical)
+        encoder = load_trained(Path(weights), name, device=device, dtype=dtype)
+        return cls(encoder, lexical=lexical, has_bridges=True)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[Relevance]]:
         scored = super().score(requests)
-        return [self._with_words(request, found) for request, found in zip(requests, scored, strict=True)]
+        scored = [self._with_words(request, found) for request, found in zip(requests, scored, strict=True)]
+        if not self.has_bridges:
+            return scored
+        return [
+            bridged(list(map(well_formed, r.texts)), r.titles, found) if r.titles else found
+            for r, found in zip(requests, scored, strict=True)
+        ]
 
     def _with_words(self, request: ScoreRequest, scored: list[Relevance]) -> list[Relevance]:
         excess = strangeness(self.encoder.tokenizer, request.query) - KNOWN if self.lexical else 0.0
