@@ -41,3 +41,14 @@ def test_notebook_of_summary_vectors_runs(name):
     spent = {form: int(n) for form, n in re.findall(r"^(full text|vectors|mixed)[^:]*: (\d+) ", text, re.MULTILINE)}
     assert 8 * spent["vectors"] < spent["full text"]
     assert spent["vectors"] < spent["mixed"] <= 500
+
+
+@pytest.mark.enable_socket
+@pytest.mark.filterwarnings("default")
+def test_notebook_of_a_long_document_runs():
+    text = printed(run("long_document"))
+    for way in ("lm_infinite", "windows"):
+        n_tokens, n_kept = map(int, re.search(rf"^{way}: (\d+) tokens, (\d+) kept", text, re.MULTILINE).groups())
+        assert n_tokens >= 100_000
+        assert 1900 <= n_kept <= 2000
+    assert "1024 keys held in each layer" in text
