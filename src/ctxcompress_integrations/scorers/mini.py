@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ctxcompress_integrations.hf.encoder import TokenVectors, UntrainedEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
+from ctxcompress_integrations.hf.word_counts import token_counter
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse
@@ -87,7 +88,7 @@ class Mini(PairScorer):
         super().__init__()
         self.encoder, self.lexical, self.has_bridges = encoder, lexical, has_bridges
         self.thresholds = dict(encoder.card.get("thresholds", {}))
-        self._passages = _PassageCache(cache_bytes)
+        self._passages, self._count = _PassageCache(cache_bytes), token_counter(encoder.tokenizer)
 
     @classmethod
     def load(
@@ -132,7 +133,7 @@ class Mini(PairScorer):
         return [replace(relevance, weight=relevance.weight / (1 + share)) for relevance in mixed]
 
     def count_tokens(self, text: str) -> int:
-        return len(self.encoder.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return self._count(text)
 
     def precompute(self, texts: Sequence[str], titles: Sequence[str] = ()) -> None:
         """Encode passages ahead of the questions about them; what fits ``cache_bytes`` is kept, the latest last."""
