@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, join_passages
+from ctxcompress_integrations.text.segment import well_formed
 
 TokenCounter = Callable[[str], int]
 SHARED_LENGTH, SHARED_SIZE = 500, 20_000
@@ -53,7 +54,7 @@ class Meter:
         known = self._memo.get(text) if known is None else known
         if known is not None:
             return known
-        n = self._count(text) if text else 0
+        n = self._count(well_formed(text)) if text else 0  # tokenizers refuse half a surrogate pair
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"count_tokens must return a number of tokens, got {n!r} for {text[:40]!r}")
         if len(text) > SHARED_LENGTH:

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ctxcompress_integrations import TextCompressor
 from ctxcompress_integrations.hf import word_counts
 from ctxcompress_integrations.hf.load import load_tokenizer
 from ctxcompress_integrations.hf.word_counts import WordCounts, token_counter
+from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_decoder
+from ctxcompress_integrations.text.budget import Meter, as_counter
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,14 @@ def test_counts_are_the_tokenizers(tokenizer, text):
     assert count(f"{text}\n\n{text} again") == len(
         tokenizer.encode(f"{text}\n\n{text} again", add_special_tokens=False)
     )
+
+
+def test_half_a_surrogate_pair_is_counted_as_the_replacement_it_becomes(tokenizer):
+    for counter in (token_counter(tokenizer), as_counter(tokenizer)):
+        assert Meter(counter).count("\ud800 and so on") == counter("\ufffd and so on")
+    kept = TextCompressor(Mini.load(device="cpu")).compress(["A \ud800 is bad. Snow fell."], "\ud800?", token_budget=6)
+    assert kept.text
+    assert kept.n_tokens_out <= 6
 
 
 def test_memory_is_bounded(tokenizer, monkeypatch):
