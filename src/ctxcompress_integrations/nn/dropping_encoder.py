@@ -139,4 +139,3 @@ def gathered(blocks: Sequence[Block], keep: Tensor) -> list[Block]:
         beyond = position >= lengths
         found.append(Block(new_row[rows.gather(1, column)], beyond if bool(beyond.any()) else None))
     return found
-

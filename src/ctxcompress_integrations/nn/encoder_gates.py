@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ctxcompress_integrations.nn.hard_concrete import LARGEST, HardConcrete
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder
+
+_FURTHEST = 20.0
 
 
 class GateValues(NamedTuple):
@@ -85,15 +88,50 @@ class EncoderGates(nn.Module):
         """Expected weights that stay, as a share of those of all layers; biases and norms aside. Scalar."""
         heads = self.attention.p_open()[0] * self.heads.p_open().sum(dim=1)
         inner = self.feed_forward.p_open()[0] * self.inner.p_open().sum(dim=1)
-        stays = _weights(heads.sum(), inner.sum(), self.hidden.p_open().sum(), self.head_width)
-        n, width = self.heads.log_alpha.shape[0], self.hidden.log_alpha.shape[1]
-        return stays / _weights(self.heads.log_alpha.numel(), self.inner.log_alpha.numel(), width, self.head_width)
+        stays: Tensor = _weights(heads.sum(), inner.sum(), self.hidden.p_open().sum(), self.head_width)
+        return stays / self.n_weights
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of all layers, biases and norms aside."""
+        n_heads, n_inner = self.heads.log_alpha.numel(), self.inner.log_alpha.numel()
+        return int(_weights(n_heads, n_inner, self.hidden.log_alpha.shape[1], self.head_width))
 
     def hold(self) -> None:
         """Bring every gate back into its range after a step of the optimizer."""
         for gate in self.children():
             if isinstance(gate, HardConcrete):
                 gate.hold()
+
+
+@torch.no_grad()
+def settled_at(gates: EncoderGates, share: float) -> GateValues:
+    """Settled gates that leave at most ``share`` of the weights, and hardly less: what training left above or below its
+    target is made up by moving every ``log_alpha`` by the same amount.
+    """
+    starts = [parameter.clone() for parameter in gates.parameters()]
+    moved = copy.deepcopy(gates)
+
+    def settled(by: float) -> GateValues:
+        for parameter, start in zip(moved.parameters(), starts, strict=True):
+            parameter.copy_(start + by)
+        return moved.settled()
+
+    low, high = -_FURTHEST, _FURTHEST
+    for _ in range(30):
+        middle = (low + high) / 2
+        if _stays(settled(middle), gates.head_width) <= share * gates.n_weights:
+            low = middle
+        else:
+            high = middle
+    return settled(low)
+
+
+def _stays(values: GateValues, head_width: int) -> int:
+    """Weights that gates leave."""
+    heads = (values.heads > 0).sum(dim=1)[values.attention > 0].sum()
+    inner = (values.inner > 0).sum(dim=1)[values.feed_forward > 0].sum()
+    return int(_weights(heads, inner, (values.hidden > 0).sum(), head_width))
 
 
 def size_of(encoder: PackedEncoder) -> int:
@@ -103,6 +141,6 @@ def size_of(encoder: PackedEncoder) -> int:
     return int(_weights(heads, inner, encoder.words.embedding_dim, encoder.layers[0].head_width))
 
 
-def _weights(heads: Tensor | int, inner: Tensor | int, width: Tensor | int, head_width: int) -> Tensor | int:
+def _weights(heads: Any, inner: Any, width: Any, head_width: int) -> Any:
     """A head has four matrices ``[e, d]`` (query, key, value, output), a neuron two of ``[d]``."""
     return (4 * head_width * heads + 2 * inner) * width

@@ -52,7 +52,9 @@ class HardConcrete(nn.Module):
         """
         n_zeros = (1 - self.p_open()).sum(dim=1).round().long()
         order = self.log_alpha.argsort(dim=1, stable=True)
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
         scale = torch.sigmoid(_SHARPNESS * self.log_alpha / BETA)
         return torch.where(rank < n_zeros[:, None], torch.zeros_like(scale), scale)
 

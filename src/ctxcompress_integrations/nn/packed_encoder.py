@@ -147,7 +147,9 @@ class PackedEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
         heads = [n_heads] * n_layers if isinstance(n_heads, int) else n_heads
         inner = [n_inner] * n_layers if isinstance(n_inner, int) else n_inner
-        self.layers = nn.ModuleList(EncoderLayer(width, h, m, eps, head_width) for h, m in zip(heads, inner, strict=True))
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, h, m, eps, head_width) for h, m in zip(heads, inner, strict=True)
+        )
 
     def embed(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
         """Token ids int64 ``[n]`` -> the first layer's input ``[n, d]``."""
