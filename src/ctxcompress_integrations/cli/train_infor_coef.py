@@ -83,6 +83,4 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise typer.BadParameter(
-            f"whole numbers, comma-separated, are needed, got {text!r}", param_hint=option
-        ) from error
+        raise typer.BadParameter(f"whole numbers are needed, got {text!r}", param_hint=option) from error

@@ -75,7 +75,7 @@ def lengths_by_layer(depth: Tensor, lengths: Sequence[int], n_layers: int) -> Te
     """int64 ``[l + 1, s]``: how many tokens each sequence has, then how many of them went into each layer.
 
     Args:
-        depth: ``[n]``, layers that each token went through (:class:`~ctxcompress_integrations.nn.dropping_encoder.Kept`).
+        depth: ``[n]``, layers that each token went through.
         lengths: tokens of each sequence, packed end to end.
         n_layers: ``l``.
     """

@@ -1,8 +1,9 @@
-"""Gates that learn to be zero: hard-concrete variables (L0 regularization, arXiv:1712.01312) and the multipliers that hold
-an expected value at a target (structured pruning, arXiv:2204.00408).
+"""Gates that learn to be zero: hard-concrete variables (L0 regularization, arXiv:1712.01312) and the multipliers that
+hold an expected value at a target (structured pruning, arXiv:2204.00408).
 
-With u uniform in (0, 1): s = sigmoid((logit u + log alpha) / beta), z = clip(s * (high - low) + low, 0, 1), so that z is
-0 or 1 with a probability of its own and has a gradient in between. P(z > 0) = sigmoid(log alpha - beta ln(-low / high)).
+With u uniform in (0, 1): s = sigmoid((logit u + log alpha) / beta), z = clip(s * (high - low) + low, 0, 1), so that z
+is 0 or 1 with a probability of its own and has a gradient in between. P(z > 0) = sigmoid(log alpha - beta ln(-low /
+high)).
 """
 
 from __future__ import annotations
@@ -52,9 +53,7 @@ class HardConcrete(nn.Module):
         """
         n_zeros = (1 - self.p_open()).sum(dim=1).round().long()
         order = self.log_alpha.argsort(dim=1, stable=True)
-        rank = torch.empty_like(order).scatter_(
-            1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-        )
+        rank = order.argsort(dim=1)
         scale = torch.sigmoid(_SHARPNESS * self.log_alpha / BETA)
         return torch.where(rank < n_zeros[:, None], torch.zeros_like(scale), scale)
 

@@ -3,6 +3,7 @@ against torch's counter.
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_no_token_comes_back_and_samplers_learn():
     model = dropping(start=0.5)
     torch.manual_seed(0)
     states, traces = model.masked(ids(), pack(LENGTHS), protect(), dropout=0.1)
-    for before, after in zip(traces, traces[1:], strict=False):
+    for before, after in pairwise(traces):
         assert ((after.keep == 0) | (before.keep == 1)).all()
         assert (after.soft <= before.soft + 1e-6).all()
     assert 0 < float(kept_share(traces)) < 1
