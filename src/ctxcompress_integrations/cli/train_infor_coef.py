@@ -27,6 +27,7 @@ def infor_coef(
         str, typer.Option(help="Steps of the stages dense, static, folded, dynamic, comma-separated.")
     ] = "600,600,400,400",
     batch: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 32,
+    bf16: Annotated[bool, typer.Option(help="Train in mixed precision, where the processor is faster in it.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows of each file; all if none.")] = None,
     device: o.Device = "auto",
@@ -48,6 +49,7 @@ def infor_coef(
         tokens=tokens,
         sampled=_numbers(sampled, "--sampled"),
         batch_size=batch,
+        bf16=bf16,
         seed=seed,
     )
     n_steps = _numbers(steps, "--steps")

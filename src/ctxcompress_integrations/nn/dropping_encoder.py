@@ -20,12 +20,10 @@ class Kept(NamedTuple):
 
     Attributes:
         states: last states ``[n, d]`` of all tokens, in their places; a dropped token's are those it was dropped with.
-        counts: int64 ``[l]``, tokens that went into each layer.
         depth: int64 ``[n]``, layers that each token went through.
     """
 
     states: Tensor
-    counts: Tensor
     depth: Tensor
 
 
@@ -72,19 +70,17 @@ class DroppingEncoder(nn.Module):
         final, active = states, torch.arange(len(ids), device=ids.device)
         is_safe = protected_tokens(ids, blocks, protected)
         depth = torch.zeros_like(ids)
-        counts = []
         for i, layer in enumerate(self.encoder.layers):
             if str(i) in self.samplers:
                 keep = (self.samplers[str(i)](states) > threshold) | is_safe[active]
                 if not bool(keep.all()):
                     final = final.index_copy(0, active, states)
                     states, active, blocks = states[keep], active[keep], gathered(blocks, keep)
-            counts.append(len(active))
             if blocks:
                 states = layer(states, blocks)
                 depth[active] += 1
         final = states if len(active) == len(ids) else final.index_copy(0, active, states)
-        return Kept(final, torch.tensor(counts), depth)
+        return Kept(final, depth)
 
     def masked(
         self,

@@ -24,8 +24,8 @@ def gated_norm(norm: nn.LayerNorm, states: Tensor, hidden: Tensor | None) -> Ten
     if hidden is None:
         return F.layer_norm(states, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     share = hidden / hidden.sum().clamp(min=1e-6)
-    centred = states - states @ share[:, None]
-    variance = centred.square() @ share[:, None]
+    centred = states - (states * share).sum(dim=-1, keepdim=True)  # no product: autocast would round it
+    variance = (centred.square() * share).sum(dim=-1, keepdim=True)
     return (centred * (variance + norm.eps).rsqrt() * norm.weight + norm.bias) * hidden
 
 

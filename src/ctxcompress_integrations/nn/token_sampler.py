@@ -100,8 +100,3 @@ def entropy_term(traces: Sequence[Trace]) -> Tensor:
         p = trace.soft.clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)
         of_layers.append((p * p.log() + (1 - p) * (1 - p).log()).mean())
     return torch.stack(of_layers).mean()
-
-
-def kept_share(traces: Sequence[Trace]) -> Tensor:
-    """Share of tokens kept, mean over the sampling layers: scalar without gradient."""
-    return torch.stack([trace.keep.detach().mean() for trace in traces]).mean()

@@ -17,7 +17,7 @@ from ctxcompress_integrations.nn.encoder_gates import EncoderGates, settled_at, 
 from ctxcompress_integrations.nn.fold_gates import fold
 from ctxcompress_integrations.nn.gated_encoder import gated_embedding, gated_layer
 from ctxcompress_integrations.nn.hard_concrete import Multipliers
-from ctxcompress_integrations.nn.token_sampler import entropy_term, kept_share, norm_term
+from ctxcompress_integrations.nn.token_sampler import entropy_term, norm_term
 from ctxcompress_integrations.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def dense(run: Run, model: TextClassifier) -> Stage:
         states = model.packed.embed(batch.ids, batch.blocks)
         for layer in model.packed.layers:
             states = gated_layer(layer, states, batch.blocks, dropout=run.recipe.dropout)
-        return [F.cross_entropy(model.logits(states, batch.blocks), batch.labels)]
+        return [F.cross_entropy(model.logits(states, batch.blocks).float(), batch.labels)]
 
     return _stage(run, "dense", run.recipe.dense_steps, model, loss, lr=run.recipe.lr)
 
@@ -124,7 +124,6 @@ def dynamic(run: Run, teacher: TextClassifier, model: TextClassifier) -> Stage:
             _followed(run, model.logits(states, batch.blocks), wanted, batch.labels),
             prices(norm_term(traces) / whole.detach(), target),
             recipe.entropy * entropy_term(traces),
-            0 * kept_share(traces),
         ]
 
     return _stage(run, "dynamic", recipe.dynamic_steps, model, loss, prices=prices)
@@ -146,17 +145,23 @@ def _stage(
     recipe = run.recipe
     for frozen in (model.packed.words, model.packed.positions, model.packed.norm):
         frozen.requires_grad_(False)
-    samplers = list(model.encoder.samplers.parameters()) if isinstance(model.encoder, DroppingEncoder) else []
     groups: list[dict[str, Any]] = [
         {"params": list(model.packed.layers.parameters()), "factor": 1.0, "weight_decay": recipe.weight_decay},
-        {"params": [*model.head.parameters(), *samplers], "factor": recipe.head_factor, "weight_decay": 0.0},
+        {"params": list(model.head.parameters()), "factor": recipe.head_factor, "weight_decay": 0.0},
     ]
+    if isinstance(model.encoder, DroppingEncoder):
+        samplers = list(model.encoder.samplers.parameters())
+        groups.append({"params": samplers, "factor": recipe.sampler_factor, "weight_decay": 0.0})
     modules: dict[str, nn.Module] = {"model": model}
     for key, part, rate in (("gates", gates, recipe.gate_lr), ("prices", prices, recipe.price_lr)):
         if part is not None:
             modules[key] = part
             rest = {"lr": rate, "weight_decay": 0.0, "maximize": key == "prices"}
             groups.append({"params": list(part.parameters()), "factor": 0.0, **rest})
+
+    def cast(numbers: Sequence[int], step: int) -> list[Tensor]:
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=recipe.bf16):
+            return [part.float() for part in loss(numbers, step)]
 
     def measured() -> dict[str, float]:
         figures = measure(model, _some(run))
@@ -171,7 +176,7 @@ def _stage(
         modules=modules,
         optimizer=torch.optim.AdamW(groups, lr=recipe.lr),
         lr=recipe.late_lr if lr is None else lr,
-        loss=loss,
+        loss=cast,
         measure=point or measured,
         after=gates.hold if gates is not None else lambda: None,
     )
@@ -205,6 +210,7 @@ def _teacher(teacher: TextClassifier, batch: Batch) -> tuple[list[Tensor], Tenso
 def _followed(run: Run, logits: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy with the labels mixed with the divergence from the dense model's softened answer."""
     share = run.recipe.distill
-    ours, theirs = (x / TEMPERATURE for x in (logits, wanted))
+    logits = logits.float()
+    ours, theirs = (x / TEMPERATURE for x in (logits, wanted.float()))
     far = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True)
     return (1 - share) * F.cross_entropy(logits, labels) + share * TEMPERATURE**2 * far

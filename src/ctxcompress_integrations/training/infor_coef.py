@@ -8,6 +8,7 @@ step is decided by the seed, the stage and its number alone.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,13 +39,14 @@ class Recipe:
         n_sampler: width of their bottleneck.
         start: their log-odds at the start; the paper's 10 needs many epochs to come down.
         dense_steps, static_steps, folded_steps, dynamic_steps: of each stage.
-        lr: peak of the encoder's learning rate in the dense stage, ``late_lr`` in the others; heads and samplers learn
-            ``head_factor`` times faster.
+        lr: peak of the encoder's learning rate in the dense stage, ``late_lr`` in the others; heads learn
+            ``head_factor`` times faster, samplers ``sampler_factor`` times.
         gate_lr, price_lr: of the gates, and of the multipliers that hold size and norm term at their targets.
         ramp: share of a stage in which a target moves from 1 to its value.
         distill, layers: weight of the dense model's logits beside the labels, in [0, 1], and of its states while gates
             are learned.
         entropy: weight of the entropy term.
+        bf16: forwards of a step in bf16 where that is safe (autocast).
     """
 
     base: str = MINI
@@ -61,6 +63,7 @@ class Recipe:
     lr: float = 1e-4
     late_lr: float = 1e-4
     head_factor: float = 10.0
+    sampler_factor: float = 50.0
     gate_lr: float = 0.1
     price_lr: float = 0.1
     ramp: float = 0.4
@@ -69,6 +72,7 @@ class Recipe:
     entropy: float = 4e-4
     dropout: float = 0.1
     weight_decay: float = 0.01
+    bf16: bool = False
     seed: int = 0
     eval_every: int = 100
 
@@ -165,8 +169,8 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
         encoder = mini_weights.untrained(base, layers=layers, n_dims=1).encoder
         model = TextClassifier(encoder, n_labels=run.n_labels).to(run.device)
         dense = run.train(coef_stages.dense(run, model), lambda: model)
-    teacher = dense.to(run.device).eval().requires_grad_(False)
-    last, name = dense, "dense"
+    teacher = copy.deepcopy(dense).to(run.device).eval().requires_grad_(False)
+    last, name = teacher, "dense"
     if recipe.size < 1:
         folded = run.finished("folded")
         if folded is None:
