@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.borrow import lock_of
 from ctxcompress_integrations.hf.dropping_models import Encoder, supported_encoder
-from ctxcompress_integrations.nn.token_sampler import TokenSampler, Trace, draw
+from ctxcompress_integrations.nn.token_sampler import Draw, TokenSampler, Trace, draw
 
 
 class Rows(threading.local):
     """What one forward knows of its tokens; each thread has its own.
 
     Attributes:
-        keep: bool ``[b, n]``, or in training 0 and 1 with gradient; False at padding.
-        soft: its soft twin in training.
+        keep: bool ``[b, n]`` in evaluation; False at padding.
+        drawn: decisions ``[b, n]`` in training.
         is_real, is_safe: bool ``[b, n]``: no padding; never dropped.
         traces: of the last training forward.
     """
 
     keep: Tensor | None = None
-    soft: Tensor | None = None
+    drawn: Draw | None = None
     is_real: Tensor | None = None
     is_safe: Tensor | None = None
     traces: list[Trace]
@@ -86,7 +86,7 @@ class Dropping:
             is_query = (is_end.cumsum(dim=1) - is_end.long() == 0) & is_end.any(dim=1, keepdim=True)
             is_safe = is_first | (is_query & is_real)
         rows = self.rows
-        rows.is_real, rows.is_safe, rows.keep, rows.soft, rows.traces = is_real, is_safe, is_real, None, []
+        rows.is_real, rows.is_safe, rows.keep, rows.drawn, rows.traces = is_real, is_safe, is_real, None, []
 
     def layer(self, index: int, forward: Any, states: Tensor, mask: Any, args: tuple[Any, ...], rest: Any) -> Any:
         """One layer: ``forward`` is its own, ``states`` ``[b, n, d]``."""
@@ -115,16 +115,13 @@ class Dropping:
     ) -> Any:
         rows = self.rows
         is_real: Any = rows.is_real
+        is_safe: Any = rows.is_safe
         if sampler is not None:
-            drawn = draw(sampler(states))
-            hard = drawn.hard.masked_fill(rows.is_safe, 1) * is_real
-            soft = drawn.soft.masked_fill(rows.is_safe, 1)
-            rows.keep = hard * rows.keep
-            rows.soft = soft if rows.soft is None else soft * rows.soft
-            rows.traces.append(Trace(states[is_real], rows.keep[is_real], rows.soft[is_real]))
-        keep = rows.keep
-        if keep is None or not keep.is_floating_point():
+            rows.drawn = draw(sampler(states)).joined(rows.drawn, is_safe)
+            rows.traces.append(Trace(states[is_real], Draw(*(part[is_real] for part in rows.drawn))))
+        if rows.drawn is None:
             return forward(states, mask, *args, **rest)
+        keep = rows.drawn.hard * is_real
         out = forward(states, self.encoder.soft_mask(keep), *args, **rest)
         new = out[0] if isinstance(out, tuple) else out
         held = states + keep[..., None] * (new - states)

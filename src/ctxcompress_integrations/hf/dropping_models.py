@@ -16,7 +16,7 @@ from ctxcompress_integrations.nn.token_sampler import TokenSampler
 
 PLAIN = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 RELATIVE = ("deberta-v2",)
-_LEAST = 1e-7
+_LEAST = 1e-20
 """Added to a decision before its logarithm, so that a dropped key has a gradient."""
 
 
@@ -60,7 +60,7 @@ class Encoder:
                 "no gradient; call eval(), or train on a BERT"
             )
         b, n = keep.shape
-        return (keep + _LEAST).log()[:, None, None].expand(b, 1, n, n)
+        return (keep.float() + _LEAST).log().to(keep.dtype)[:, None, None].expand(b, 1, n, n)
 
     def moved(self, rest: Mapping[str, Any], at: Tensor) -> dict[str, Any]:
         """A layer's other arguments for tokens ``at`` ``[b, m]`` of each row."""

@@ -95,14 +95,12 @@ class DroppingEncoder(nn.Module):
         """
         states = self.encoder.embed(ids, blocks)
         is_safe = protected_tokens(ids, blocks, protected)
-        keep, soft, traces = None, torch.ones_like(states[:, 0]), []
+        drawn, traces = None, []
         for i, layer in enumerate(self.encoder.layers):
             if str(i) in self.samplers:
-                drawn = draw(self.samplers[str(i)](states))
-                hard = drawn.hard.masked_fill(is_safe, 1)
-                keep = hard if keep is None else keep * hard
-                soft = soft * drawn.soft.masked_fill(is_safe, 1)
-                traces.append(Trace(states, keep, soft))
+                drawn = draw(self.samplers[str(i)](states)).joined(drawn, is_safe)
+                traces.append(Trace(states, drawn))
+            keep = None if drawn is None else drawn.hard
             states = gated_layer(layer, states, blocks, keep=keep, dropout=dropout)
         return states, traces
 

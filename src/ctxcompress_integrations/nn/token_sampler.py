@@ -43,15 +43,22 @@ class TokenSampler(nn.Module):
 
 
 class Draw(NamedTuple):
-    """One layer's decisions in training, ``[n]`` each.
+    """Decisions in training, any shape.
 
     Attributes:
-        hard: 0 or 1, with the gradient of ``soft``.
-        soft: probability-like, in (0, 1).
+        hard: 0 or 1, drawn, with the gradient of ``soft``.
+        soft: its disturbed probability, in (0, 1).
+        sure: 0 or 1, what evaluation decides, with the gradient of the probability itself.
     """
 
     hard: Tensor
     soft: Tensor
+    sure: Tensor
+
+    def joined(self, earlier: Draw | None, is_safe: Tensor) -> Draw:
+        """With those of earlier layers: who was dropped stays so, and who is safe is kept."""
+        kept = Draw(*(part.masked_fill(is_safe, 1) for part in self))
+        return kept if earlier is None else Draw(*(a * b for a, b in zip(kept, earlier, strict=True)))
 
 
 def draw(log_odds: Tensor, noise: Tensor | None = None) -> Draw:
@@ -62,9 +69,10 @@ def draw(log_odds: Tensor, noise: Tensor | None = None) -> Draw:
         noise: uniform ``[n]``; drawn when None.
     """
     u = torch.rand_like(log_odds) if noise is None else noise
+    p = torch.sigmoid(log_odds)
     soft = torch.sigmoid(log_odds + torch.logit(u.clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)))
-    hard = (soft > 0.5).to(soft.dtype)
-    return Draw(hard - soft.detach() + soft, soft)
+    hard, sure = ((part > 0.5).to(part.dtype) - part.detach() + part for part in (soft, p))
+    return Draw(hard, soft, sure)
 
 
 class Trace(NamedTuple):
@@ -72,13 +80,11 @@ class Trace(NamedTuple):
 
     Attributes:
         states: its input ``[n, d]``.
-        keep: decisions of this and all earlier layers together ``[n]``, 0 or 1 with gradient; protected tokens 1.
-        soft: their soft twins ``[n]``.
+        draw: decisions of this and all earlier layers together, ``[n]`` each.
     """
 
     states: Tensor
-    keep: Tensor
-    soft: Tensor
+    draw: Draw
 
 
 def norm_term(traces: Sequence[Trace]) -> Tensor:
@@ -87,8 +93,23 @@ def norm_term(traces: Sequence[Trace]) -> Tensor:
     Per token, so that it depends neither on how many texts a batch holds nor on their lengths. Packed sequences hold
     no padding to be counted.
     """
-    of_layers = [(t.soft * t.states.square().mean(dim=-1).sqrt()).mean() for t in traces]
-    return torch.stack(of_layers).mean()
+    return torch.stack([(t.draw.soft * _size(t.states)).mean() for t in traces]).mean()
+
+
+def norm_share(traces: Sequence[Trace]) -> Tensor:
+    """The norm term of what evaluation would keep, over that of all tokens: scalar in (0, 1].
+
+    Decisions are not drawn here. Drawn ones can meet any target by giving every token the same odds; evaluation would
+    then keep them all.
+    """
+    sizes = [_size(t.states) for t in traces]
+    kept = torch.stack([(t.draw.sure * size).mean() for t, size in zip(traces, sizes, strict=True)]).mean()
+    return kept / torch.stack([size.detach().mean() for size in sizes]).mean()
+
+
+def _size(states: Tensor) -> Tensor:
+    """Root mean square ``[n]``."""
+    return states.square().mean(dim=-1).sqrt()
 
 
 def entropy_term(traces: Sequence[Trace]) -> Tensor:
@@ -97,6 +118,6 @@ def entropy_term(traces: Sequence[Trace]) -> Tensor:
     """
     of_layers = []
     for trace in traces:
-        p = trace.soft.clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)
+        p = trace.draw.soft.clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)
         of_layers.append((p * p.log() + (1 - p) * (1 - p).log()).mean())
     return torch.stack(of_layers).mean()

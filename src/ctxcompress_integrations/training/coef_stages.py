@@ -17,7 +17,7 @@ from ctxcompress_integrations.nn.encoder_gates import EncoderGates, settled_at, 
 from ctxcompress_integrations.nn.fold_gates import fold
 from ctxcompress_integrations.nn.gated_encoder import gated_embedding, gated_layer
 from ctxcompress_integrations.nn.hard_concrete import Multipliers
-from ctxcompress_integrations.nn.token_sampler import entropy_term, norm_term
+from ctxcompress_integrations.nn.token_sampler import entropy_term, norm_share
 from ctxcompress_integrations.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def static(run: Run, teacher: TextClassifier) -> tuple[Stage, Callable[[], TextC
         return {
             "accuracy": measure(small, _some(run)).accuracy,
             "size": size_of(small.packed) / size_of(model.packed),
-            "expected size": float(gates.expected_size()),
+            "expected size": float(gates.expected_size().detach()),
         }
 
     stage = _stage(run, "static", recipe.static_steps, model, loss, gates=gates, prices=prices, point=point)
@@ -117,12 +117,11 @@ def dynamic(run: Run, teacher: TextClassifier, model: TextClassifier) -> Stage:
     def loss(numbers: Sequence[int], step: int) -> list[Tensor]:
         batch = _batch(run, numbers)
         states, traces = encoder.masked(batch.ids, batch.blocks, batch.protected, dropout=recipe.dropout)
-        whole = norm_term([trace._replace(soft=torch.ones_like(trace.soft)) for trace in traces])
         target = 1 + (recipe.tokens - 1) * _ramp(run, step, recipe.dynamic_steps)
         wanted = _teacher(teacher, batch)[1]
         return [
             _followed(run, model.logits(states, batch.blocks), wanted, batch.labels),
-            prices(norm_term(traces) / whole.detach(), target),
+            prices(norm_share(traces), target),
             recipe.entropy * entropy_term(traces),
         ]
 

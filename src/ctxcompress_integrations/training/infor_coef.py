@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ctxcompress_integrations.evaluation.classification import Labelled, measure
 from ctxcompress_integrations.hf import coef_weights, mini_weights
 from ctxcompress_integrations.hf.device import resolve_device
@@ -167,6 +169,7 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
         base, _ = load_encoder(recipe.base, device="cpu", dtype="float32")
         layers = range(base.config.num_hidden_layers)
         encoder = mini_weights.untrained(base, layers=layers, n_dims=1).encoder
+        torch.manual_seed(recipe.seed)
         model = TextClassifier(encoder, n_labels=run.n_labels).to(run.device)
         dense = run.train(coef_stages.dense(run, model), lambda: model)
     teacher = copy.deepcopy(dense).to(run.device).eval().requires_grad_(False)

@@ -12,7 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctxcompress_integrations.nn.dropping_encoder import DroppingEncoder, gathered
 from ctxcompress_integrations.nn.flops import BERT_BASE, encoder_flops, lengths_by_layer, shape_of
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder, pack
-from ctxcompress_integrations.nn.token_sampler import TokenSampler, Trace, draw, entropy_term, norm_term
+from ctxcompress_integrations.nn.token_sampler import (
+    Draw,
+    TokenSampler,
+    Trace,
+    draw,
+    entropy_term,
+    norm_share,
+    norm_term,
+)
 
 LENGTHS = [7, 1, 12, 7, 3]
 
@@ -106,7 +114,7 @@ def test_training_forward_with_sure_decisions_equals_removal():
     states, traces = model.masked(ids(), pack(LENGTHS, step=16), protect())
     fast = model.kept(ids(), pack(LENGTHS), protect())
     torch.testing.assert_close(states, fast.states, atol=1e-5, rtol=0)
-    assert [int(t.keep.sum()) for t in traces] == [int((fast.depth > i).sum()) for i in range(3)]
+    assert [int(t.draw.hard.sum()) for t in traces] == [int((fast.depth > i).sum()) for i in range(3)]
 
 
 def test_no_token_comes_back_and_samplers_learn():
@@ -114,9 +122,9 @@ def test_no_token_comes_back_and_samplers_learn():
     torch.manual_seed(0)
     states, traces = model.masked(ids(), pack(LENGTHS), protect(), dropout=0.1)
     for before, after in pairwise(traces):
-        assert ((after.keep == 0) | (before.keep == 1)).all()
-        assert (after.soft <= before.soft + 1e-6).all()
-    assert 0 < float(traces[-1].keep.detach().mean()) < 1
+        assert ((after.draw.hard == 0) | (before.draw.hard == 1)).all()
+        assert (after.draw.soft <= before.draw.soft + 1e-6).all()
+    assert 0 < float(traces[-1].draw.hard.detach().mean()) < 1
     (states.square().sum() + norm_term(traces) + entropy_term(traces)).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for s in model.samplers.values() for p in s.parameters())
 
@@ -134,6 +142,11 @@ def test_draws_are_the_gumbel_softmax_over_keep_and_drop():
     assert torch.equal(drawn.hard.detach().round(), (soft > 0.5).float())
     drawn.hard.sum().backward()
     torch.testing.assert_close(log_odds.grad, soft * (1 - soft), atol=1e-5, rtol=1e-3)
+    assert torch.equal(drawn.sure.detach().round(), (log_odds > 0).float())  # argmax, as in evaluation
+    log_odds.grad = None
+    drawn.sure.sum().backward()
+    p = torch.sigmoid(log_odds.detach())
+    torch.testing.assert_close(log_odds.grad, p * (1 - p), atol=1e-5, rtol=1e-3)
 
 
 def test_a_sampler_starts_by_keeping_and_is_two_linear_layers():
@@ -151,8 +164,11 @@ def some_traces(n, seed=0):
     return [
         Trace(
             torch.randn(n, 6, generator=generator),
-            (torch.rand(n, generator=generator) > 0.5).float(),
-            torch.rand(n, generator=generator),
+            Draw(
+                torch.zeros(n),
+                torch.rand(n, generator=generator),
+                (torch.rand(n, generator=generator) > 0.5).float(),
+            ),
         )
         for _ in range(2)
     ]
@@ -160,18 +176,21 @@ def some_traces(n, seed=0):
 
 def test_terms_are_loops_over_layers_and_tokens():
     traces = some_traces(9)
-    norm = entropy = 0.0
+    norm = entropy = sure = whole = 0.0
     for trace in traces:
-        for state, p in zip(trace.states.tolist(), trace.soft.tolist(), strict=True):
-            norm += p * math.sqrt(sum(x * x for x in state) / 6) / 18
+        decisions = zip(trace.draw.soft.tolist(), trace.draw.sure.tolist(), strict=True)
+        for state, (p, kept) in zip(trace.states.tolist(), decisions, strict=True):
+            size = math.sqrt(sum(x * x for x in state) / 6) / 18
+            norm, sure, whole = norm + p * size, sure + kept * size, whole + size
             entropy += (p * math.log(p) + (1 - p) * math.log(1 - p)) / 18
     assert float(norm_term(traces)) == pytest.approx(norm, rel=1e-5)
     assert float(entropy_term(traces)) == pytest.approx(entropy, rel=1e-4)
+    assert float(norm_share(traces)) == pytest.approx(sure / whole, rel=1e-5)
 
 
 def test_terms_do_not_depend_on_the_size_of_the_batch():
     traces = some_traces(9)
-    twice = [Trace(*(torch.cat([part, part]) for part in trace)) for trace in traces]
+    twice = [Trace(t.states.repeat(2, 1), Draw(*(part.repeat(2) for part in t.draw))) for t in traces]
     assert float(norm_term(twice)) == pytest.approx(float(norm_term(traces)), rel=1e-5)
     assert float(entropy_term(twice)) == pytest.approx(float(entropy_term(traces)), rel=1e-5)
 

@@ -164,7 +164,7 @@ def test_training_draws_and_learns_and_sure_decisions_equal_removal(attention):
         model.train()
         states = model(ids, attention_mask=mask).last_hidden_state
         assert [len(t.states) for t in patch.traces] == [sum(LENGTHS)] * 3
-        assert all((b.keep <= a.keep).all() for a, b in zip(patch.traces, patch.traces[1:], strict=False))
+        assert all((b.draw.hard <= a.draw.hard).all() for a, b in zip(patch.traces, patch.traces[1:], strict=False))
         (states[:, 0].square().sum() + norm_term(patch.traces) + entropy_term(patch.traces)).backward()
         assert all(p.grad.abs().sum() > 0 for sampler in made.values() for p in sampler.parameters())
         for sampler in made.values():
@@ -214,6 +214,7 @@ def test_entering_twice_and_several_models():
         pass
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 @torch.no_grad()
 def test_a_wrapped_classifier_and_lora():
     peft = pytest.importorskip("peft")
@@ -235,7 +236,7 @@ def test_a_wrapped_classifier_and_lora():
     ("make", "message"),
     [
         (lambda: tiny_decoder("llama")[0], "LlamaForCausalLM: nobody has checked the family 'llama'. Families"),
-        (lambda: encoder("bert", "flash_attention_2"), None),
+        (encoder, None),
         (lambda: transformers.BertLMHeadModel(transformers.BertConfig(**SIZES, is_decoder=True)), "it is a decoder"),
         (lambda: torch.nn.Linear(2, 2), "Linear is no transformers model"),
         (lambda: torch.compile(encoder(), backend="eager"), "the model is compiled"),
@@ -256,9 +257,10 @@ def test_models_that_cannot_be_patched_are_named(make, message):
     else:
         model = make()
     made = token_samplers(encoder(), (0,))
+    before = [part.__dict__.get("forward") for part in model.modules()]  # a compiled model has one of its own
     with pytest.raises(UnsupportedModelError, match=message), InforCoef(made)(model):
         pytest.fail("entered")
-    assert not any("forward" in part.__dict__ for part in model.modules())
+    assert [part.__dict__.get("forward") for part in model.modules()] == before
 
 
 def test_samplers_and_inputs_that_do_not_fit():
