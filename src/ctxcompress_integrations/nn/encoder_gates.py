@@ -35,7 +35,12 @@ class GateValues(NamedTuple):
 
     def layer(self, index: int) -> GateValues:
         """Those of one layer: ``[h]``, a scalar, ``[m]``, a scalar, ``[d]``."""
-        return GateValues(*(gate[index] for gate in self[:4]), self.hidden)
+        return self._replace(
+            heads=self.heads[index],
+            attention=self.attention[index],
+            inner=self.inner[index],
+            feed_forward=self.feed_forward[index],
+        )
 
 
 class EncoderGates(nn.Module):
@@ -51,7 +56,8 @@ class EncoderGates(nn.Module):
 
     def __init__(self, encoder: PackedEncoder, *, inner_log_alpha: float = 0.0) -> None:
         super().__init__()
-        shapes = {(layer.n_heads, layer.n_inner, layer.head_width) for layer in encoder.layers}
+        layers: Any = encoder.layers
+        shapes = {(layer.n_heads, layer.n_inner, layer.head_width) for layer in layers}
         if len(shapes) != 1:
             raise ValueError(f"gates need layers of one shape, got (heads, inner, head width) {sorted(shapes)}")
         n_heads, n_inner, self.head_width = shapes.pop()
@@ -136,9 +142,9 @@ def _stays(values: GateValues, head_width: int) -> int:
 
 def size_of(encoder: PackedEncoder) -> int:
     """Weights of all layers; biases and norms aside."""
-    heads = sum(layer.n_heads for layer in encoder.layers)
-    inner = sum(layer.n_inner for layer in encoder.layers)
-    return int(_weights(heads, inner, encoder.words.embedding_dim, encoder.layers[0].head_width))
+    layers: Any = encoder.layers
+    heads, inner = sum(layer.n_heads for layer in layers), sum(layer.n_inner for layer in layers)
+    return int(_weights(heads, inner, encoder.words.embedding_dim, layers[0].head_width))
 
 
 def _weights(heads: Any, inner: Any, width: Any, head_width: int) -> Any:

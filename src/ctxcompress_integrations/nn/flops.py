@@ -79,5 +79,5 @@ def lengths_by_layer(depth: Tensor, lengths: Sequence[int], n_layers: int) -> Te
         lengths: tokens of each sequence, packed end to end.
         n_layers: ``l``.
     """
-    of_sequences = depth.cpu().split(list(lengths))
+    of_sequences = torch.split(depth.cpu(), list(lengths))
     return torch.tensor([[int((d >= i).sum()) for d in of_sequences] for i in range(n_layers + 1)])

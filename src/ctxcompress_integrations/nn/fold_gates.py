@@ -29,7 +29,7 @@ def fold(encoder: PackedEncoder, gates: GateValues) -> PackedEncoder:
     is_binary = bool(((gates.hidden == 0) | (gates.hidden == 1)).all())
     columns = gates.hidden.nonzero()[:, 0]
     if not is_binary or not len(columns):
-        raise ValueError(f"hidden gates must be 0 or 1 and not all 0, got {gates.hidden.unique().tolist()[:5]}")
+        raise ValueError(f"hidden gates must be 0 or 1 and not all 0, got {sorted(set(gates.hidden.tolist()))[:5]}")
     heads = [gates.heads[i].nonzero()[:, 0] if gates.attention[i] else columns[:0] for i in range(len(gates.heads))]
     inner = [gates.inner[i].nonzero()[:, 0] if gates.feed_forward[i] else columns[:0] for i in range(len(gates.inner))]
     first: Any = encoder.layers[0]

@@ -31,7 +31,7 @@ def gated_norm(norm: nn.LayerNorm, states: Tensor, hidden: Tensor | None) -> Ten
 
 def gated_attention(layer: Any, states: Tensor, blocks: Sequence[Block], keep: Tensor | None) -> Tensor:
     """Heads' outputs ``[n, h e]``: weights ``keep_j e^s_ij / sum_k keep_k e^s_ik``, ``keep`` ``[n]`` in [0, 1]."""
-    qkv = layer.qkv(states)
+    qkv: Tensor = layer.qkv(states)
     mixed = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
     for rows, is_padding in blocks:
         b, n = rows.shape

@@ -107,14 +107,13 @@ class EncoderLayer(nn.Module):
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             if is_padding is not None:
                 scores = scores.masked_fill(is_padding[:, None, None], torch.finfo(scores.dtype).min)
-            mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b * n, width)
+            mixed: Tensor = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b * n, width)
             if is_whole:
                 return mixed
             is_real = None if is_padding is None else ~is_padding.flatten()
             parts.append(mixed if is_real is None else mixed[is_real])
             order.append(rows.flatten() if is_real is None else rows.flatten()[is_real])
-        rows = torch.cat(order)
-        mixed = torch.cat(parts)
+        rows, mixed = torch.cat(order), torch.cat(parts)
         return (
             mixed[torch.argsort(rows)] if len(blocks) > 1 else mixed.new_empty(mixed.shape).index_copy(0, rows, mixed)
         )

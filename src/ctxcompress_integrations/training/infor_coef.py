@@ -162,32 +162,35 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
     Raises:
         ValueError: files of another recipe lie in the way.
     """
-    recipe = run.recipe
-    if dense is None:
-        dense = run.finished("dense")
-    if dense is None:
-        base, _ = load_encoder(recipe.base, device="cpu", dtype="float32")
-        layers = range(base.config.num_hidden_layers)
-        encoder = mini_weights.untrained(base, layers=layers, n_dims=1).encoder
-        torch.manual_seed(recipe.seed)
-        model = TextClassifier(encoder, n_labels=run.n_labels).to(run.device)
-        dense = run.train(coef_stages.dense(run, model), lambda: model)
+    dense = dense or run.finished("dense") or _dense(run)
     teacher = copy.deepcopy(dense).to(run.device).eval().requires_grad_(False)
     last, name = teacher, "dense"
-    if recipe.size < 1:
-        folded = run.finished("folded")
-        if folded is None:
-            static = run.finished("static")
-            if static is None:
-                stage, made = coef_stages.static(run, teacher)
-                static = run.train(stage, made)
-            folded = run.train(coef_stages.folded(run, teacher, static), lambda: static)
-        last, name = folded, "folded"
-    if recipe.tokens < 1:
-        dropping = run.finished("dynamic")
-        if dropping is None:
-            dropping = coef_stages.with_samplers(run, last)
-            dropping = run.train(coef_stages.dynamic(run, teacher, dropping), lambda: dropping)
-        last, name = dropping, "dynamic"
+    if run.recipe.size < 1:
+        last, name = run.finished("folded") or _folded(run, teacher), "folded"
+    if run.recipe.tokens < 1:
+        last, name = run.finished("dynamic") or _dynamic(run, teacher, last), "dynamic"
     run.write(last, run.out, name)
     return last
+
+
+def _dense(run: Run) -> TextClassifier:
+    base, _ = load_encoder(run.recipe.base, device="cpu", dtype="float32")
+    layers = range(base.config.num_hidden_layers)
+    torch.manual_seed(run.recipe.seed)
+    encoder = mini_weights.untrained(base, layers=layers, n_dims=1).encoder
+    model = TextClassifier(encoder, n_labels=run.n_labels).to(run.device)
+    return run.train(coef_stages.dense(run, model), lambda: model)
+
+
+def _folded(run: Run, teacher: TextClassifier) -> TextClassifier:
+    small = run.finished("static")
+    if small is None:
+        stage, made = coef_stages.static(run, teacher)
+        small = run.train(stage, made)
+    model = small
+    return run.train(coef_stages.folded(run, teacher, model), lambda: model)
+
+
+def _dynamic(run: Run, teacher: TextClassifier, small: TextClassifier) -> TextClassifier:
+    model = coef_stages.with_samplers(run, small)
+    return run.train(coef_stages.dynamic(run, teacher, model), lambda: model)

@@ -22,10 +22,10 @@ def sigmoid(x):
 def test_samples_and_probabilities_are_the_formulas():
     made = gates()
     noise = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
-    z, p = made.sample(noise), made.p_open()
+    z, p, alphas = made.sample(noise).detach(), made.p_open().detach(), made.log_alpha.detach()
     for i in range(3):
         for j in range(5):
-            u, alpha = float(noise[i, j]), float(made.log_alpha.detach()[i, j])
+            u, alpha = float(noise[i, j]), float(alphas[i, j])
             s = sigmoid((math.log(u) - math.log(1 - u) + alpha) / (2 / 3))
             assert float(z[i, j]) == pytest.approx(min(1, max(0, 1.2 * s - 0.1)), abs=1e-5)
             assert float(p[i, j]) == pytest.approx(sigmoid(alpha - 2 / 3 * math.log(0.1 / 1.1)), abs=1e-6)
@@ -34,18 +34,18 @@ def test_samples_and_probabilities_are_the_formulas():
 def test_the_probability_is_how_often_samples_are_open():
     made = gates()
     torch.manual_seed(2)
-    opened = torch.stack([made.sample() > 0 for _ in range(4000)]).float().mean(0)
-    torch.testing.assert_close(opened, made.p_open(), atol=0.03, rtol=0)
+    opened = (made.sample(torch.rand(4000, 3, 5)) > 0).float().mean(0)
+    torch.testing.assert_close(opened, made.p_open().detach(), atol=0.03, rtol=0)
 
 
 def test_settled_gates_zero_the_expected_number_of_the_smallest_in_each_row():
     made = gates()
-    settled = made.settled()
+    settled, alpha, p_open = made.settled(), made.log_alpha.detach(), made.p_open().detach()
     for i in range(3):
-        n_zeros = round(sum(1 - float(p) for p in made.p_open()[i]))
-        smallest = sorted(range(5), key=lambda j: float(made.log_alpha[i, j]))[:n_zeros]
+        n_zeros = round(sum(1 - float(p) for p in p_open[i]))
+        smallest = sorted(range(5), key=lambda j: float(alpha[i, j]))[:n_zeros]
         for j in range(5):
-            scale = sigmoid(0.8 * float(made.log_alpha[i, j]) * 1.5)
+            scale = sigmoid(0.8 * float(alpha[i, j]) * 1.5)
             assert float(settled[i, j]) == pytest.approx(0 if j in smallest else scale, abs=1e-6)
 
 
@@ -62,15 +62,15 @@ def test_gates_have_gradients_and_are_held_in_their_range():
 def test_multipliers_climb_until_the_value_meets_its_target():
     value, price = torch.nn.Parameter(torch.tensor(1.0)), Multipliers()
     down, up = torch.optim.SGD([value], lr=0.05), torch.optim.SGD(price.parameters(), lr=0.5, maximize=True)
-    for _ in range(400):
+    for _ in range(200):
         down.zero_grad()
         up.zero_grad()
         price(value, 0.3).backward()
         down.step()
         up.step()
-    assert float(value) == pytest.approx(0.3, abs=0.02)
+    assert float(value.detach()) == pytest.approx(0.3, abs=0.02)
     value = torch.tensor(0.7)
     with torch.no_grad():
         price.linear.fill_(2.0)
         price.quadratic.fill_(3.0)
-    assert float(price(value, 0.3)) == pytest.approx(2 * 0.4 + 3 * 0.16)
+    assert float(price(value, 0.3).detach()) == pytest.approx(2 * 0.4 + 3 * 0.16)
