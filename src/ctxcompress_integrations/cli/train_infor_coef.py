@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import TaskID
 
 from ctxcompress_integrations.cli import options as o
 
@@ -43,25 +43,27 @@ def infor_coef(
     console = Console()
     if not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
+    n_steps = _numbers(steps, "--steps")
+    if len(n_steps) != 4 or min(n_steps) < 1:
+        raise typer.BadParameter(f"four numbers from 1 on are needed, got {steps!r}", param_hint="--steps")
     recipe = Recipe(
         base=base,
         size=size,
         tokens=tokens,
         sampled=_numbers(sampled, "--sampled"),
+        dense_steps=n_steps[0],
+        static_steps=n_steps[1],
+        folded_steps=n_steps[2],
+        dynamic_steps=n_steps[3],
         batch_size=batch,
         bf16=bf16,
         seed=seed,
     )
-    n_steps = _numbers(steps, "--steps")
-    if len(n_steps) != 4 or min(n_steps) < 1:
-        raise typer.BadParameter(f"four numbers from 1 on are needed, got {steps!r}", param_hint="--steps")
-    names = ("dense_steps", "static_steps", "folded_steps", "dynamic_steps")
-    recipe = replace(recipe, **dict(zip(names, n_steps, strict=True)))
     tokenizer = load_tokenizer(base)
     rows, dev = (load_labelled(data, f"{task}_{part}", tokenizer, limit=limit) for part in ("train", "dev"))
     console.print(f"{task}: {len(rows)} rows, {len(dev)} dev rows", highlight=False)
     with progress_bar(console) as bar:
-        bars: dict[str, int] = {}
+        bars: dict[str, TaskID] = {}
 
         def report(stage: str, state: Progress, n_steps: int) -> None:
             if stage not in bars:

@@ -179,7 +179,8 @@ def _in_transformers(dense: TextClassifier, rows: Sequence[Labelled], batch_size
         intermediate_size=layer.n_inner,
         max_position_embeddings=dense.packed.positions.num_embeddings,
     )
-    model: Any = BertModel(config, add_pooling_layer=False).eval().to(device)
+    model: Any = BertModel(config, add_pooling_layer=False)
+    model.eval().to(device)
     found = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()

@@ -95,7 +95,7 @@ def supported_encoder(model: nn.Module, samplers: Mapping[int, TokenSampler]) ->
             f"Infor-Coef cannot be put into {type(found).__name__}: {why}. Families that it knows: "
             f"{', '.join(PLAIN + RELATIVE)}"
         )
-    body = next(p for p in found.modules() if isinstance(p, PreTrainedModel) and hasattr(p, "encoder"))
+    body: Any = next(p for p in found.modules() if isinstance(p, PreTrainedModel) and hasattr(p, "encoder"))
     layers = tuple(body.encoder.layer)
     for index, sampler in samplers.items():
         if not 0 <= index < len(layers) or sampler.down.in_features != config.hidden_size:
