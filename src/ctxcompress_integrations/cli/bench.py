@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 def bench(
     name: Annotated[
-        Literal["quito", "mini", "summaries", "icformer", "lm-infinite"], typer.Argument(help="What to measure.")
+        Literal["quito", "mini", "summaries", "icformer", "lm-infinite", "infor-coef"],
+        typer.Argument(help="What to measure."),
     ],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
     data: Annotated[
-        Path | None, typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini'.")
+        Path | None,
+        typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini' and 'infor-coef'."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of what 'train infor-coef' wrote, TASK.safetensors, for 'infor-coef'.")
     ] = None,
     device: o.Device = "auto",
 ) -> None:
@@ -54,6 +59,10 @@ def bench(
         from ctxcompress_integrations.evaluation.bench_lm_infinite import bench_lm_infinite
 
         bench_lm_infinite(report, device=device)
+    elif name == "infor-coef":
+        from ctxcompress_integrations.evaluation.bench_infor_coef import bench_infor_coef
+
+        bench_infor_coef(report, data=data, weights=weights, device=device)
     else:
         from ctxcompress_integrations.evaluation.bench_mini import bench_mini
 

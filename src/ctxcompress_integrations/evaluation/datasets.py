@@ -113,6 +113,23 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
     return Dataset(name or path.name.split(".")[0], tuple(examples), tuple(problems))
 
 
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers, from 1, and objects of a plain or gzipped JSON-lines file.
+
+    Raises:
+        DatasetError: a line that holds no object.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line.decode())
+            except ValueError as error:
+                raise DatasetError(f"{path}:{number} is no JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DatasetError(f"{path}:{number} must hold an object, got {type(row).__name__}")
+            yield number, row
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """Lines of a plain or gzipped file; which of the two shows in its bytes, not in its name."""
     with path.open("rb") as plain:

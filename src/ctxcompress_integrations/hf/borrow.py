@@ -28,6 +28,11 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def is_compiled(model: Any) -> bool:
+    """True when a part of a model is a wrapper that torch.compile made, or was compiled in place."""
+    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules())
+
+
 @contextmanager
 def as_base(model: Any) -> Iterator[None]:
     """The model without its PEFT adapters, for one thread at a time; afterwards each is on or off as it was.

@@ -13,6 +13,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from ctxcompress_integrations.errors import UnsupportedModelError
+from ctxcompress_integrations.hf.borrow import is_compiled
 from ctxcompress_integrations.hf.lambda_alibi import bloom_forward, mpt_forward
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 
@@ -46,7 +47,7 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
     Raises:
         UnsupportedModelError: it cannot be patched; the message says why.
     """
-    if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules()):
+    if is_compiled(model):
         raise UnsupportedModelError(
             "the model is compiled, and compiled code would not see the patch: enter with the model that was compiled, "
             "before torch.compile"

@@ -63,47 +63,57 @@ class EncoderLayer(nn.Module):
 
     Args:
         width: ``d``.
-        n_heads: ``h``; divides ``d``.
-        n_inner: width of the feed-forward layer.
+        n_heads: ``h``; 0 for a layer whose attention was pruned away.
+        n_inner: width of the feed-forward layer; 0 for a layer without.
         eps: of the layer norms.
+        head_width: ``e`` of each head; ``d / h`` when None.
     """
 
-    def __init__(self, width: int, n_heads: int, n_inner: int, eps: float) -> None:
+    def __init__(self, width: int, n_heads: int, n_inner: int, eps: float, head_width: int | None = None) -> None:
         super().__init__()
-        self.n_heads = n_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.n_heads, self.n_inner = n_heads, n_inner
+        self.head_width = head_width if head_width is not None else width // n_heads
+        if n_heads:
+            self.qkv = nn.Linear(width, 3 * n_heads * self.head_width)
+            self.out = nn.Linear(n_heads * self.head_width, width)
         self.attention_norm = nn.LayerNorm(width, eps)
-        self.up = nn.Linear(width, n_inner)
-        self.down = nn.Linear(n_inner, width)
+        if n_inner:
+            self.up = nn.Linear(width, n_inner)
+            self.down = nn.Linear(n_inner, width)
         self.output_norm = nn.LayerNorm(width, eps)
 
     def forward(self, states: Tensor, blocks: Sequence[Block]) -> Tensor:
         """``[n, d]`` -> ``[n, d]``."""
-        attended = self.out(self._attend(self.qkv(states), blocks))
-        states = self.attention_norm(states + attended)
-        changed: Tensor = self.output_norm(states + self.down(F.gelu(self.up(states))))
+        if self.n_heads:
+            states = states + self.out(self._attend(self.qkv(states), blocks))
+        states = self.attention_norm(states)
+        if self.n_inner:
+            states = states + self.down(F.gelu(self.up(states)))
+        changed: Tensor = self.output_norm(states)
         return changed
 
     def _attend(self, qkv: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """``[n, 3 d]`` -> ``[n, d]``: every position attends to the positions of its own sequence.
+        """``[n, 3 h e]`` -> ``[n, h e]``: every position attends to the positions of its own sequence.
 
         Two batched products and a softmax: on CPUs they take half the time of torch's fused kernel at these widths.
         """
         width = qkv.shape[1] // 3
         parts, order = [], []
+        is_whole = len(blocks) == 1 and blocks[0].is_padding is None  # its rows are 0, 1, 2 ...: nothing to gather
         for rows, is_padding in blocks:
             b, n = rows.shape
-            q, k, v = qkv[rows].view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, d / h]
+            gathered = qkv if is_whole else qkv[rows]
+            q, k, v = gathered.view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, e]
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             if is_padding is not None:
                 scores = scores.masked_fill(is_padding[:, None, None], torch.finfo(scores.dtype).min)
-            mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b * n, width)
+            mixed: Tensor = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b * n, width)
+            if is_whole:
+                return mixed
             is_real = None if is_padding is None else ~is_padding.flatten()
             parts.append(mixed if is_real is None else mixed[is_real])
             order.append(rows.flatten() if is_real is None else rows.flatten()[is_real])
-        rows = torch.cat(order)
-        mixed = torch.cat(parts)
+        rows, mixed = torch.cat(order), torch.cat(parts)
         return (
             mixed[torch.argsort(rows)] if len(blocks) > 1 else mixed.new_empty(mixed.shape).index_copy(0, rows, mixed)
         )
@@ -114,7 +124,8 @@ class PackedEncoder(nn.Module):
 
     Args:
         n_vocabulary, n_positions: rows of the two tables.
-        width, n_heads, n_inner, n_layers, eps: the shape.
+        width, n_heads, n_inner, n_layers, eps: the shape; heads and inner widths of each layer where they differ.
+        head_width: of each head; ``width / n_heads`` when None.
     """
 
     def __init__(
@@ -123,25 +134,35 @@ class PackedEncoder(nn.Module):
         n_vocabulary: int,
         n_positions: int,
         width: int,
-        n_heads: int,
-        n_inner: int,
+        n_heads: int | Sequence[int],
+        n_inner: int | Sequence[int],
         n_layers: int,
         eps: float = 1e-12,
+        head_width: int | None = None,
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(n_vocabulary, width)
         self.positions = nn.Embedding(n_positions, width)
         self.norm = nn.LayerNorm(width, eps)
-        self.layers = nn.ModuleList(EncoderLayer(width, n_heads, n_inner, eps) for _ in range(n_layers))
+        heads = [n_heads] * n_layers if isinstance(n_heads, int) else n_heads
+        inner = [n_inner] * n_layers if isinstance(n_inner, int) else n_inner
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, h, m, eps, head_width) for h, m in zip(heads, inner, strict=True)
+        )
 
     def embed(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
         """Token ids int64 ``[n]`` -> the first layer's input ``[n, d]``."""
+        states: Tensor = self.norm(self.sum_of_tables(ids, blocks))
+        return states
+
+    def sum_of_tables(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """The same before the norm."""
         position = torch.empty_like(ids)
         for rows, is_padding in blocks:
             here = torch.arange(rows.shape[1], device=ids.device).expand_as(rows)
             keep = slice(None) if is_padding is None else ~is_padding
             position[rows[keep]] = here[keep]
-        states: Tensor = self.norm(self.words(ids) + self.positions(position))
+        states: Tensor = self.words(ids) + self.positions(position)
         return states
 
     def forward(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
