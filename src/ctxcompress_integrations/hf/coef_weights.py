@@ -13,18 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf.digest import tensors_digest
+from ctxcompress_integrations.hf.weights_file import WeightsFormat, check_hash
 from ctxcompress_integrations.nn.classifier import TextClassifier
 from ctxcompress_integrations.nn.dropping_encoder import DroppingEncoder
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder
 
-FORMAT = "ctxcompress-infor-coef"
-VERSION = "1"
+FORMAT = WeightsFormat("ctxcompress-infor-coef", "1", cure="train it again")
 
 
 def save(model: TextClassifier, path: Path, *, base: str, card: Mapping[str, Any]) -> None:
@@ -38,8 +36,6 @@ def save(model: TextClassifier, path: Path, *, base: str, card: Mapping[str, Any
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     first: Any = model.packed.layers[0]
     metadata = {
-        "format": FORMAT,
-        "version": VERSION,
         "base": base,
         "n_layers": str(len(model.packed.layers)),
         "head_width": str(first.head_width),
@@ -47,9 +43,7 @@ def save(model: TextClassifier, path: Path, *, base: str, card: Mapping[str, Any
         "sha256": tensors_digest(tensors),
         "card": json.dumps(card, sort_keys=True),
     }
-    aside = path.with_name(path.name + ".part")
-    save_file(tensors, aside, metadata=metadata)
-    aside.replace(path)
+    FORMAT.write(path, tensors, metadata)
 
 
 def load(path: Path) -> tuple[TextClassifier, str, dict[str, Any]]:
@@ -59,18 +53,8 @@ def load(path: Path) -> tuple[TextClassifier, str, dict[str, Any]]:
         WeightsMismatchError: no such file, another format or version, tensors that do not match their hash or do not
             fit each other.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        raise WeightsMismatchError(f"{path} is no readable safetensors file ({error}); train it again") from error
-    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-        raise WeightsMismatchError(
-            f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
-            f"{FORMAT!r} version {VERSION!r}"
-        )
-    if metadata.get("sha256") != tensors_digest(tensors):
-        raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
+    metadata, tensors = FORMAT.read(path)
+    check_hash(path, metadata, tensors)
     try:
         model = _untrained(metadata, tensors)
         model.load_state_dict(tensors)
