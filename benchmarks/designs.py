@@ -42,12 +42,14 @@ from ctxcompress_integrations.scorers.base import ScoreRequest
 from ctxcompress_integrations.scorers.request import RequestScorer
 from ctxcompress_integrations.text.segment import segment
 from ctxcompress_integrations.training import mini_loss
+from ctxcompress_integrations.training.mini_batch import layout_of
 from ctxcompress_integrations.training.mini_data import (
     MAX_QUESTION_TOKENS,
     TrainingPassage,
     TrainingSet,
     batches,
     build,
+    noisy,
     tokenized,
 )
 from ctxcompress_integrations.training.neighbours import neighbours_of
@@ -196,11 +198,11 @@ def losses(design: Design, head: TrainingHead, data: TrainingSet, batch: Any, to
         others = [i for i in range(len(passages)) if i not in own]
         beside = sorted(others, key=lambda i: abs(i - own[0]))[: design.n_others]  # neighbours lie side by side
         pairs += [(q, i) for i in (*own, *beside)]
-    asked = [mini_loss.noisy(q.text, generator) for q in questions]
+    asked = [noisy(q.text, generator) for q in questions]
     ids = tokenizer(asked, truncation=True, max_length=MAX_QUESTION_TOKENS)["input_ids"]
     with torch.autocast("cpu", torch.bfloat16):
         found = design(ids, passages, pairs)
-    layout = mini_loss.layout_of(batch.passages, passages, [[]] * len(passages), torch.device("cpu"))
+    layout = layout_of(batch.passages, passages, [[]] * len(passages), torch.device("cpu"))
     scores = torch.full((len(questions), layout.n_sentences), FAR)
     rows = torch.cat([torch.full((len(s),), q) for (q, _), s in zip(pairs, found, strict=True)])
     columns = torch.cat(

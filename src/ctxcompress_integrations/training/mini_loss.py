@@ -13,22 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead, mean_vector, segment_max
-from ctxcompress_integrations.nn.packed_encoder import pack, run_layers
-from ctxcompress_integrations.training.mini_data import (
-    MAX_QUESTION_TOKENS,
-    Batch,
-    TrainingPassage,
-    TrainingQuestion,
-    TrainingSet,
-    noisy,
-)
+from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead, mean_vector
+from ctxcompress_integrations.nn.packed_encoder import run_layers
+from ctxcompress_integrations.training.mini_batch import Layout, matched, texts_of
+from ctxcompress_integrations.training.mini_data import Batch, TrainingQuestion, TrainingSet
 
 ANSWERABLE_WEIGHT = 0.5
 TOKEN_WEIGHT = 0.2
 DRIFT_WEIGHT = 2.0
-TITLE_SHARE = 0.6
-"""Passages whose title is read in a batch: users have passages with and without."""
 N_HARDEST = 4
 """Sentences of other passages that a question's threshold learns from: those that score highest."""
 FAR = -1e4
@@ -60,16 +52,6 @@ class Losses(NamedTuple):
         return choice + ANSWERABLE_WEIGHT * self.answerable + TOKEN_WEIGHT * self.token + DRIFT_WEIGHT * self.drift
 
 
-class Layout(NamedTuple):
-    """Where the sentences of a batch stand: ``s`` sentences, then ``t`` titles; ``n`` tokens of both."""
-
-    segment: Tensor  # int64 [n]
-    document: Tensor  # int64 [s + t]
-    first: dict[int, int]  # passage -> its first sentence
-    first_token: dict[int, int]  # passage -> its first token after the title
-    n_sentences: int
-
-
 def batch_losses(
     model: LateInteraction,
     head: TrainingHead,
@@ -88,84 +70,20 @@ def batch_losses(
         tokenizer: of the base.
         generator: for noise in questions, and for which titles are read.
     """
-    passages = [data.passages[p] for p in batch.passages]
-    titles = [p.title_ids if generator.random() < TITLE_SHARE else [] for p in passages]
-    questions = [data.questions[q] for q in batch.questions]
-    asked = [noisy(question.text, generator) for question in questions]
-    question_ids = tokenizer(asked, truncation=True, max_length=MAX_QUESTION_TOKENS)["input_ids"]
-    device = model.query.weight.device
-    read = [[*p.ids[: p.first], *t, *p.ids[p.first :]] for p, t in zip(passages, titles, strict=True)]
-    sequences = [*read, *question_ids]
-    lengths = [len(sequence) for sequence in sequences]
-    ids = torch.tensor([token for sequence in sequences for token in sequence], device=device)
-    blocks = [block.to(device) for block in pack(lengths, step=16)]
+    texts = texts_of(data, batch, tokenizer, generator, model.query.weight.device)
     layers, n_frozen = model.encoder.layers, len(model.encoder.layers) - len(base_layers)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(texts.ids.device.type, torch.bfloat16):
         with torch.no_grad():
-            low = run_layers(layers[:n_frozen], model.encoder.embed(ids, blocks), blocks)
-            of_base = torch.split(run_layers(base_layers, low, blocks), lengths)
-        states = torch.split(run_layers(layers[n_frozen:], low, blocks), lengths)
-    layout = layout_of(batch.passages, passages, titles, device)
-    is_read = [
-        torch.tensor([False] * p.first + [True] * len(t) + [s >= 0 for s in p.sentence[p.first :]], device=device)
-        for p, t in zip(passages, titles, strict=True)
-    ]
-    vectors = model.passage_vectors(torch.cat([s[mask] for s, mask in zip(states, is_read, strict=False)]))
-    queries = [model.query_vectors(q) for q in states[len(passages) :]]
-    pooled = torch.stack([mean_vector(s) for s in states])  # [passages + questions, d]
-    drift = 1 - (pooled * torch.stack([mean_vector(s) for s in of_base])).sum(dim=-1)
-    alike = pooled[len(passages) :] @ pooled[: len(passages)].T  # [questions, passages]
-    with torch.autocast(device.type, torch.bfloat16):
-        cosines = (torch.cat([q.vectors for q in queries]) @ vectors.T).float()  # [all query tokens, n]
-    owner = torch.repeat_interleave(torch.arange(len(queries)), torch.tensor([len(q.weights) for q in queries]))
-    weights = torch.cat([q.weights for q in queries])
-    shares = torch.stack([q.shares for q in queries if q.shares is not None])
-    scores = _sentence_scores(cosines, weights, owner.to(device), alike, shares, layout)
-    triggers = torch.tensor([0, *(len(q.weights) for q in queries[:-1])], device=device).cumsum(0)
+            low = run_layers(layers[:n_frozen], model.encoder.embed(texts.ids, texts.blocks), texts.blocks)
+            of_base = torch.split(run_layers(base_layers, low, texts.blocks), texts.lengths)
+        states = run_layers(layers[n_frozen:], low, texts.blocks)
+    found = matched(model, states, texts)
+    drift = 1 - (found.pooled * torch.stack([mean_vector(s) for s in of_base])).sum(dim=-1)
     return Losses(
-        *sentence_losses(scores, head, questions, data, batch, layout),
-        _token_loss(cosines[triggers] * head.token_scale.exp(), questions, data, layout),
+        *sentence_losses(found.scores, head, texts.questions, data, batch, texts.layout),
+        _token_loss(found.triggers * head.token_scale.exp(), texts.questions, data, texts.layout),
         drift.mean(),
     )
-
-
-def layout_of(
-    numbers: Sequence[int],
-    passages: Sequence[TrainingPassage],
-    titles: Sequence[Sequence[int]],
-    device: torch.device,
-) -> Layout:
-    """Of passages with the numbers given, each with its title's token ids, empty where it is not read."""
-    n_sentences = sum(passage.n_sentences for passage in passages)
-    segment: list[int] = []
-    document: list[int] = []
-    titled: list[int] = []
-    first, first_token = {}, {}
-    for i, (number, passage, title) in enumerate(zip(numbers, passages, titles, strict=True)):
-        if title:
-            segment += [n_sentences + len(titled)] * len(title)
-            titled.append(i)
-        first[number], first_token[number] = len(document), len(segment)
-        segment += [len(document) + s for s in passage.sentence if s >= 0]
-        document += [i] * passage.n_sentences
-    tensors = torch.tensor(segment, device=device), torch.tensor(document + titled, device=device)
-    return Layout(*tensors, first, first_token, n_sentences)
-
-
-def _sentence_scores(
-    cosines: Tensor, weights: Tensor, owner: Tensor, alike: Tensor, shares: Tensor, layout: Layout
-) -> Tensor:
-    """``[questions, s]``: the weighted best matches in the sentence, a share of those in its passage and its title, and
-    a share of ``alike`` ``[questions, passages]``; ``shares`` ``[questions, 2]``.
-    """
-    n_questions, n_documents = alike.shape
-    best = segment_max(cosines, layout.segment, len(layout.document))
-    best_of_passage = segment_max(best, layout.document, n_documents)
-    best, document = best[:, : layout.n_sentences], layout.document[: layout.n_sentences]
-    of_sentence = cosines.new_zeros(n_questions, len(document)).index_add(0, owner, best * weights[:, None])
-    of_passage = cosines.new_zeros(n_questions, n_documents).index_add(0, owner, best_of_passage * weights[:, None])
-    whole = shares[:, :1] * of_passage + shares[:, 1:] * alike
-    return (of_sentence + whole[:, document]) / (1 + shares.sum(dim=1, keepdim=True))
 
 
 def sentence_losses(

@@ -12,7 +12,7 @@ from ctxcompress_integrations.nn.late_interaction import TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.testing.tiny import tiny_encoder
-from ctxcompress_integrations.training import mini_loss
+from ctxcompress_integrations.training import mini_batch, mini_loss
 from ctxcompress_integrations.training.mini_data import Batch, build
 
 ROWS = (
@@ -136,8 +136,8 @@ def slow_losses(model, head, teacher, data, tokenizer, batch, titled=True):  # n
 @pytest.mark.parametrize("titled", [True, False])
 def test_losses_equal_the_loops_in_value_and_gradient(setting, titled, monkeypatch):
     model, _, _, data, _ = setting
-    monkeypatch.setattr(mini_loss, "TITLE_SHARE", float(titled))
-    monkeypatch.setattr(mini_loss, "noisy", lambda question, _: question)
+    monkeypatch.setattr(mini_batch, "TITLE_SHARE", float(titled))
+    monkeypatch.setattr(mini_batch, "noisy", lambda question, _: question)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.enable_grad())  # fp32 throughout
     batch = Batch(list(range(len(data.passages))), list(range(len(data.questions))))
     fast = fast_losses(setting, batch)
@@ -160,8 +160,8 @@ def test_losses_equal_the_loops_in_value_and_gradient(setting, titled, monkeypat
 
 def test_bf16_autocast_is_near(setting, monkeypatch):
     data = setting[3]
-    monkeypatch.setattr(mini_loss, "noisy", lambda question, _: question)
-    monkeypatch.setattr(mini_loss, "TITLE_SHARE", 1.0)
+    monkeypatch.setattr(mini_batch, "noisy", lambda question, _: question)
+    monkeypatch.setattr(mini_batch, "TITLE_SHARE", 1.0)
     batch = Batch(list(range(len(data.passages))), list(range(len(data.questions))))
     fast = fast_losses(setting, batch)
     slow = slow_losses(*setting, batch)
