@@ -1,0 +1,137 @@
+"""The small reader that ships with the package: all-MiniLM-L6-v2 turned into a decoder LM.
+
+The encoder's layers look back only (``BertLMHeadModel`` with ``is_decoder``), its last states are compared with its own
+word embeddings, without a map between: that is the LM head. Vocabulary and embeddings stay MiniLM's and are not in the
+file; the layers were trained on a small invented world
+(:mod:`~ctxcompress_integrations.training.world`), and of nothing else can it be asked.
+
+File format: safetensors with the layers (``encoder.layer.*``) in bf16; metadata ``format``, ``version``, ``base``,
+``base_sha256``, ``sha256`` (of the tensors) and ``card`` (JSON: recipe, measures). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import BertConfig, BertLMHeadModel
+
+from ctxcompress_integrations.errors import WeightsMismatchError
+from ctxcompress_integrations.hf.digest import tensors_digest
+
+FORMAT = "ctxcompress-small-world"
+VERSION = "1"
+_LAYERS = "encoder.layer."
+
+
+def as_decoder(base: Any, tokenizer: Any) -> Any:
+    """A decoder LM that starts as an encoder: its embeddings, frozen, and its layers.
+
+    The tokenizer learns that a text begins with its [CLS] and an answer ends with its [SEP].
+
+    Args:
+        base: a transformers ``BertModel``; its tensors are copied.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ValueError: another architecture.
+    """
+    if base.config.model_type != "bert":
+        raise ValueError(f"the base must be a BERT, got {base.config.model_type!r}")
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = BertConfig(**{**base.config.to_dict(), **ends, "is_decoder": True, "tie_word_embeddings": True})
+    with torch.device("meta"):
+        model: Any = BertLMHeadModel(config)  # type: ignore[no-untyped-call]
+    tensors = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("pooler.")}
+    model.cls.predictions.transform = nn.Identity()
+    model.to_empty(device="cpu")
+    model.to(base.dtype)
+    model.cls.predictions.decoder.weight = model.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        model.cls.predictions.bias.zero_()
+    for name, buffer in base.named_buffers():  # position and type ids, which no state dict holds
+        model.bert.get_buffer(name).copy_(buffer)
+    model.bert.load_state_dict(tensors)
+    for part in (model.bert.embeddings, model.cls):
+        part.requires_grad_(False)
+    return model.eval()
+
+
+def save(model: Any, path: Path, *, base: str, base_sha256: str, card: Mapping[str, Any]) -> None:
+    """Write the layers, complete or not at all.
+
+    Args:
+        model: from :func:`as_decoder`, trained.
+        path: of the file.
+        base, base_sha256: the encoder that training started from.
+        card: what is known of the weights, as plain JSON.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in model.bert.state_dict().items()
+        if name.startswith(_LAYERS)
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": base,
+        "base_sha256": base_sha256,
+        "sha256": tensors_digest(tensors),
+        "card": json.dumps(card, sort_keys=True),
+    }
+    aside = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, aside, metadata=metadata)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path, base: Any, tokenizer: Any, *, base_sha256: str) -> tuple[Any, dict[str, Any]]:
+    """``(model, card)`` of a weights file, in the dtype of the base.
+
+    Raises:
+        WeightsMismatchError: no such file, another format or version, another base, tensors that do not match their
+            hash or do not fit.
+    """
+    metadata, tensors = _read(path)
+    if metadata.get("base_sha256") != base_sha256:
+        raise WeightsMismatchError(
+            f"{path} was trained on other weights of {metadata.get('base')!r} (sha256 "
+            f"{str(metadata.get('base_sha256'))[:12]}..., here {base_sha256[:12]}...): take those, or train again"
+        )
+    model = as_decoder(base, tokenizer)
+    own = {name for name in model.bert.state_dict() if name.startswith(_LAYERS)}
+    if own != tensors.keys():
+        raise WeightsMismatchError(f"the tensors of {path} are not the layers of {metadata.get('base')!r}")
+    try:
+        model.bert.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise WeightsMismatchError(f"the tensors of {path} do not fit {metadata.get('base')!r}: {error}") from error
+    return model, json.loads(metadata.get("card", "{}"))
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file in this format, checked against their hash."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsMismatchError(
+            f"{path} is no readable safetensors file ({error}); fetch or train it again"
+        ) from error
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        raise WeightsMismatchError(
+            f"{path} has format {metadata.get('format')!r} version {metadata.get('version')!r}; this release reads "
+            f"{FORMAT!r} version {VERSION!r}"
+        )
+    if metadata.get("sha256") != tensors_digest(tensors):
+        raise WeightsMismatchError(f"{path} is damaged: its tensors do not match their hash; fetch or train it again")
+    return metadata, tensors
