@@ -53,9 +53,10 @@ def as_decoder(base: Any, tokenizer: Any) -> Any:
     model.cls.predictions.transform = nn.Identity()
     model.to_empty(device="cpu")
     model.to(base.dtype)
-    model.cls.predictions.decoder.weight = model.bert.embeddings.word_embeddings.weight
-    with torch.no_grad():
-        model.cls.predictions.bias.zero_()
+    head = model.cls.predictions
+    head.decoder.weight = model.bert.embeddings.word_embeddings.weight
+    head.decoder.bias = head.bias
+    torch.nn.init.zeros_(head.bias)
     for name, buffer in base.named_buffers():  # position and type ids, which no state dict holds
         model.bert.get_buffer(name).copy_(buffer)
     model.bert.load_state_dict(tensors)

@@ -257,7 +257,7 @@ INCIDENTS = Domain(
     ),
     (
         "The night shift went on with its work as usual.",
-        "A copy of this entry was sent to the head office.",
+        "A copy of this entry was sent to the insurance people.",
         "No one was hurt, and the alarm was soon turned off.",
         "Those who worked on case {n} were thanked for their efforts.",
         "The form was signed and put away with the others.",
