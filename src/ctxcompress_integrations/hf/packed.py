@@ -1,7 +1,7 @@
 """Several endings behind one beginning, in one forward: what a document is asked shares the cost of the document.
 
-A row of the batch is ``[beginning; ending 1; ending 2; ...]``. An ending sees the beginning and itself, and its positions
-go on where the beginning stops, so that every ending's states are those that it would have alone.
+A row of the batch is ``[beginning; ending 1; ending 2; ...]``. An ending sees the beginning and itself, and its
+positions go on where the beginning stops, so that every ending's states are those that it would have alone.
 """
 
 from __future__ import annotations

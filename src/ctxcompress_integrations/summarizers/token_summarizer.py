@@ -93,8 +93,7 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
             ValueError: a text without a token, or one that is too long.
         """
         pieces = [
-            self._pieces(ids, text[:40])
-            for ids, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)
+            self._pieces(ids, text[:40]) for ids, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)
         ]
         encoded = iter(self.encode([piece for of_text in pieces for piece in of_text]))
         return [torch.cat(list(islice(encoded, len(of_text)))) for of_text in pieces]

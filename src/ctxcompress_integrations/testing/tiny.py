@@ -163,5 +163,5 @@ def tiny_small_world(*, seed: int = 0, n_layers: int = 2) -> Any:
     from ctxcompress_integrations.hf.small_world import as_decoder
 
     base, tokenizer = tiny_encoder(seed=seed, n_layers=n_layers)
-    tokenizer.cls_token, tokenizer.sep_token = "<s>", "</s>"  # noqa: S105 - tokens of a vocabulary, no secrets
+    tokenizer.cls_token, tokenizer.sep_token = "<s>", "</s>"
     return as_decoder(base, tokenizer), tokenizer

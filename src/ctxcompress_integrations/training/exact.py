@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ctxcompress_integrations.allocation import label
 from ctxcompress_integrations.evaluation.datasets import Example
 from ctxcompress_integrations.evaluation.metrics import folded
 from ctxcompress_integrations.pipeline import PROMPT, around
-from ctxcompress_integrations.allocation import label
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import SummaryVectors
 from ctxcompress_integrations.summarizers.base import Summarizer

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -76,7 +76,8 @@ class Mix:
     """What lessons are made of.
 
     Attributes:
-        autoencode, continuation: share of the lessons that ask for a passage, or for how it goes on.
+        continuation: share of the steps that ask how a passage goes on.
+        autoencode: share of the others that, beside its questions, ask for the passage itself.
         n_questions: that a lesson asks at most of the study's own.
         n_passages: that a prompt shows at most; the others are of other studies.
         text_share: of the passages that travel as text.
@@ -145,16 +146,24 @@ def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Rand
             f"the data have {len(fitting)} usable passages{short}, a batch takes {batch}: give more, or lower batch"
         )
     chosen = draw.sample(fitting, batch)
-    return [_lesson(i, chosen, mix, draw) for i in range(batch)]
+    # for a whole step: rows of one length, little is padded
+    kind = draw.choices(("continue", "autoencode", "answer"), _shares(mix))[0]
+    return [_lesson(i, chosen, kind, mix, draw) for i in range(batch)]
 
 
-def _lesson(i: int, chosen: Sequence[Study], mix: Mix, draw: random.Random) -> Lesson:
+def _shares(mix: Mix) -> tuple[float, float, float]:
+    """How often a step goes on with passages, gives them back, or only answers."""
+    rest = 1 - mix.continuation
+    return mix.continuation, rest * mix.autoencode, rest * (1 - mix.autoencode)
+
+
+def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
     study = chosen[i]
 
     def shown(text: str) -> Shown:
         return Shown(text, draw.random() >= mix.text_share)
 
-    if draw.random() < mix.continuation and (words := study.text.split(" "))[7:]:
+    if kind == "continue" and (words := study.text.split(" "))[7:]:
         cut = draw.randint(len(words) // 3, len(words) - 2)
         begun, rest = " ".join(words[:cut]), " ".join(words[cut:])
         return Lesson((shown(begun),), (Task("continue", CONTINUE, rest),))
@@ -163,7 +172,7 @@ def _lesson(i: int, chosen: Sequence[Study], mix: Mix, draw: random.Random) -> L
     asked = draw.sample(study.questions, min(len(study.questions), mix.n_questions))
     tasks = [Task("answer", question, answer) for question, answer in asked]
     texts = [other.text for other in others]
-    if not tasks or draw.random() < mix.autoencode:
+    if not tasks or kind == "autoencode":
         tasks.append(Task("autoencode", REPEAT, study.text))
         texts.append(study.text)
     else:
@@ -177,7 +186,9 @@ def script_of(lesson: Lesson, splicer: Splicer, prompt: str) -> Script:
     prompts = [_tokens(splicer, around(parts, task.question, prompt)) for task in lesson.tasks]
     n_shared = min(map(len, prompts)) - 1  # an ending begins with a token of its prompt: its state predicts
     for other in prompts[1:]:
-        n_shared = min([n_shared, *(i for i, pair in enumerate(zip(prompts[0], other, strict=False)) if len({*pair}) > 1)])
+        n_shared = min(
+            [n_shared, *(i for i, pair in enumerate(zip(prompts[0], other, strict=False)) if len({*pair}) > 1)]
+        )
     answers = [splicer.answer(task.answer) for task in lesson.tasks]
     endings = [[*ids[n_shared:], *answer] for ids, answer in zip(prompts, answers, strict=True)]
     return Script(prompts[0][:n_shared], endings, list(map(len, answers)))
@@ -206,4 +217,3 @@ def _tokens(splicer: Splicer, parts: Sequence[Part]) -> list[int]:
             ids.append(-1 - places[n_vectors])
             n_vectors += 1
     return ids
-

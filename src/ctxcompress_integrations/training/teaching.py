@@ -1,4 +1,4 @@
-"""The losses of one step: a reader is shown passages and asked, with gradients into the summarizer, the reader or both."""
+"""The losses of one step: a reader is shown passages and asked; gradients reach the summarizer, the reader or both."""
 
 from __future__ import annotations
 
@@ -82,16 +82,16 @@ class Teaching(nn.Module):
             taught = self._logits(full, [script_of(x, self.splicer, self.prompt) for x in full], {})
         return F.kl_div(logits.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
 
-    def _logits(
-        self, lessons: Sequence[Lesson], scripts: Sequence[Script], vectors: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _logits(self, lessons: Sequence[Lesson], scripts: Sequence[Script], vectors: Mapping[str, Tensor]) -> Tensor:
         """float32 ``[n, v]``: one row per token of all answers, in order."""
         packed = [
             self._packed(script, [vectors[p.text] if p.as_vectors else None for p in lesson.passages])
             for lesson, script in zip(lessons, scripts, strict=True)
         ]
         states = self._run(packed_states, self.reader, packed)
-        places = [(i, j) for i, (row, script) in enumerate(zip(packed, scripts, strict=True)) for j in _scored(row, script)]
+        places = [
+            (i, j) for i, (row, script) in enumerate(zip(packed, scripts, strict=True)) for j in _scored(row, script)
+        ]
         rows, columns = zip(*places, strict=True)
         logits: Tensor = base_of(self.reader).get_output_embeddings()(states[list(rows), list(columns)])
         return logits.float()

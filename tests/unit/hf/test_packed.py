@@ -27,7 +27,11 @@ def test_each_ending_is_as_it_is_alone(name, dtype):
     for row, (begun, endings) in zip(states, ROWS, strict=True):
         at = len(begun)
         for ending in endings:
-            alone = model.base_model(input_ids=torch.tensor([[*begun, *ending]])).last_hidden_state[0, len(begun) :].detach()
+            alone = (
+                model.base_model(input_ids=torch.tensor([[*begun, *ending]]))
+                .last_hidden_state[0, len(begun) :]
+                .detach()
+            )
             found = row[at : at + len(ending)]
             at += len(ending)
             assert float((found - alone).norm() / alone.norm()) < (1e-5 if dtype == torch.float32 else 0.05)

@@ -12,9 +12,13 @@ from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
 from ctxcompress_integrations.summarizers.icae import Icae
 from ctxcompress_integrations.summarizers.icformer import IcFormer
 from ctxcompress_integrations.summarizers.pooled import Pooled
-from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_encoder, tiny_tokenizer
+from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_encoder, tiny_small_world, tiny_tokenizer
 
-TEXTS = ["The tower.", "Paris is the capital of France; the tower was built in 1889.", "Which animal jumps over the dog?"]
+TEXTS = [
+    "The tower.",
+    "Paris is the capital of France; the tower was built in 1889.",
+    "Which animal jumps over the dog?",
+]
 
 
 def bert():
@@ -26,12 +30,11 @@ def bert():
 
 @pytest.fixture(scope="module")
 def decoder():
-    base, tokenizer = bert()
-    return small_world.as_decoder(base, tokenizer), tokenizer
+    return tiny_small_world()
 
 
 def test_it_looks_back_only_and_compares_states_with_its_own_words(decoder):
-    model, tokenizer = decoder
+    model, _ = decoder
     ids = torch.tensor([[7, 8, 9, 10, 11]])
     short, long = model(input_ids=ids[:, :3]).logits, model(input_ids=ids).logits
     torch.testing.assert_close(short, long[:, :3], atol=1e-5, rtol=0)

@@ -19,8 +19,19 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_small_world
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
-from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons, studies_of
-from ctxcompress_integrations.training.soft import Recipe, Stage, TrainingError, finish, train_soft
+from ctxcompress_integrations.training.lessons import (
+    REPEAT,
+    Lesson,
+    Mix,
+    Shown,
+    Study,
+    Task,
+    lessons,
+    script_of,
+    studies_of,
+)
+from ctxcompress_integrations.training.loop import TrainingError, finish
+from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
 from ctxcompress_integrations.training.teaching import Teaching
 
 PROMPT = "{context} Q: {question} A:"
@@ -47,7 +58,9 @@ def studies(splicer, n=24):
 
 def recipe(**changes):
     stage = Stage(6, Mix(continuation=0.3), ratio=2)
-    return Recipe(**{"stages": (stage,), "batch": 4, "lr": 1e-2, "warm_up": 2, "prompt": PROMPT, "eval_every": 2, **changes})
+    return Recipe(
+        **{"stages": (stage,), "batch": 4, "lr": 1e-2, "warm_up": 2, "prompt": PROMPT, "eval_every": 2, **changes}
+    )
 
 
 def slow_loss(model, splicer, shown, task, vectors):
@@ -111,15 +124,13 @@ def test_distillation_is_the_divergence_from_the_full_text():
     summarizer = SUMMARIZERS["pooled"](model, tokenizer)
     found = teaching(with_vectors, summarizer, 1.0)["distil"]
     texts = [x.passages[0].text for x in lesson]
-    logits = [teaching._logits(x, [_script(y, teaching) for y in x], dict(zip(texts, summarizer.written(texts), strict=True))) for x in (lesson, with_vectors)]
+    vectors = dict(zip(texts, summarizer.written(texts), strict=True))
+    logits = [
+        teaching._logits(some, [script_of(one, splicer, teaching.prompt) for one in some], vectors)
+        for some in (lesson, with_vectors)
+    ]
     taught, said = (x.log_softmax(-1) for x in logits)
     torch.testing.assert_close(found, (taught.exp() * (taught - said)).sum(-1).mean())
-
-
-def _script(lesson, teaching):
-    from ctxcompress_integrations.training.lessons import script_of
-
-    return script_of(lesson, teaching.splicer, teaching.prompt)
 
 
 @pytest.mark.parametrize("name", SUMMARIZERS)
@@ -165,7 +176,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path):
         model, tokenizer = tiny_small_world()
         made = [SUMMARIZERS[name](model, tokenizer) for name in ("icae", "pooled")]
 
-        def report(progress, _):
+        def report(progress):
             if steps is not None:
                 steps.append(progress.step)
             if progress.step == stop_at:
@@ -198,14 +209,16 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path
     model, tokenizer = tiny_small_world()
     made, data = SUMMARIZERS["pooled"](model, tokenizer), studies(Splicer(model.get_input_embeddings(), tokenizer))
 
-    def spoil(progress, _):
+    def spoil(progress):
         if progress.step == 3:
             made.module.maps[0].weight.data.fill_(float("nan"))
 
     with pytest.raises(TrainingError, match="not a number at step 4"):
         train_soft(model, tokenizer, data, tmp_path / "x", recipe(), summarizers=[made], report=spoil)
     steps = []
-    train_soft(model, tokenizer, data, tmp_path / "x", recipe(), summarizers=[made], report=lambda p, _: steps.append(p.step))
+    train_soft(
+        model, tokenizer, data, tmp_path / "x", recipe(), summarizers=[made], report=lambda p: steps.append(p.step)
+    )
     assert steps == [3, 4, 5, 6]
 
 
@@ -245,7 +258,10 @@ def test_what_cannot_learn_is_refused(tmp_path):
 
 
 def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
-    made = [Study(one.text, 80, tuple((e.question, e.answers[0]) for e in one.examples)) for one in world.documents(world.TRAINED, "train", 30)]
+    made = [
+        Study(one.text, 80, tuple((e.question, e.answers[0]) for e in one.examples))
+        for one in world.documents(world.TRAINED, "train", 30)
+    ]
     mix = Mix(autoencode=0.5, continuation=0.2, n_questions=2, n_passages=3, text_share=0.5)
     drawn = [lessons(made, mix, batch=8, draw=random.Random(i)) for i in range(20)]
     assert drawn[0] == lessons(made, mix, batch=8, draw=random.Random(0))
@@ -253,6 +269,8 @@ def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
     assert {len(lesson.passages) for lesson in flat} == {1, 2, 3}
     shown = [passage.as_vectors for lesson in flat for passage in lesson.passages]
     assert 0.4 < sum(shown) / len(shown) < 0.6
+    for step in drawn:  # rows of one length: a step asks all of its passages for the same
+        assert len({lesson.tasks[-1].kind for lesson in step}) == 1
     kinds = [task.kind for lesson in flat for task in lesson.tasks]
     assert {"autoencode", "continue", "answer"} == set(kinds)
     for lesson in flat:
@@ -263,4 +281,3 @@ def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
                 assert f"{lesson.passages[0].text} {task.answer}" in {study.text for study in made}
             else:
                 assert any(task.answer in passage.text for passage in lesson.passages)
-

@@ -92,7 +92,9 @@ def test_words_are_single_tokens_and_values_many():
     for domain in world.DOMAINS.values():
         for attribute in domain.attributes:
             assert len(attribute.values) >= 20
-            assert all(len(ids) == 1 for ids in tokenizer(list(attribute.values), add_special_tokens=False)["input_ids"])
+            assert all(
+                len(ids) == 1 for ids in tokenizer(list(attribute.values), add_special_tokens=False)["input_ids"]
+            )
     lengths = [len(tokenizer(d.text)["input_ids"]) for d in world.documents(world.DOMAINS, "dev", 300)]
     assert min(lengths) > 40
     assert max(lengths) < 132

@@ -1,7 +1,7 @@
 """What the documents of the small world speak of: domains, their attributes, and the sentences that say them.
 
-``{n}`` stands for the name, ``{v}`` for the value. A statement takes 9 to 16 tokens, so that a document of four to seven
-of them has the length of a passage and its facts stand apart.
+``{n}`` stands for the name, ``{v}`` for the value. A statement takes 9 to 16 tokens, so that a document of four to
+seven of them has the length of a passage and its facts stand apart.
 """
 
 from __future__ import annotations
