@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from ctxcompress_integrations import __version__
-from ctxcompress_integrations.cli import ask, bench, compress, doctor, evaluation, index, summarize, train, train_mini
+from ctxcompress_integrations.cli import (
+    ask,
+    bench,
+    compress,
+    doctor,
+    evaluation,
+    index,
+    summarize,
+    train,
+    train_mini,
+    train_soft,
+)
 
 app = typer.Typer(
     help="Index passages, ask questions, and keep of what is found only what the question needs.",
@@ -26,6 +37,8 @@ app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
 app.command("eval")(evaluation.evaluate)
 train.app.command("mini")(train_mini.mini)
+train.app.command("soft")(train_soft.soft)
+train.app.command("lloco")(train_soft.lloco)
 app.add_typer(train.app, name="train")
 
 

@@ -20,12 +20,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import SummaryMismatchError
 from ctxcompress_integrations.evaluation.datasets import Example
 from ctxcompress_integrations.hf.adapters import adapter_digest
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import position_limit
+from ctxcompress_integrations.hf.lora import learning
 from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
@@ -34,13 +34,6 @@ from ctxcompress_integrations.training.loop import Losses, Progress, finish, pla
 from ctxcompress_integrations.training.teaching import Teaching
 
 CARD = "ctxcompress.json"
-ATTENTION = {
-    "bert": ("query", "key", "value", "attention.output.dense"),
-    "gpt2": ("c_attn", "attn.c_proj"),
-    "phi": ("q_proj", "k_proj", "v_proj", "dense"),
-}
-"""Names of the attention's linear layers by model type, where they are not the usual ones."""
-USUAL = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,40 +199,18 @@ def record_adapter(index: CompressedIndex, folder: Path) -> None:
 
 
 def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: Callable[[Progress], None]) -> Progress:
-    """Train and write the adapter's folder; the reader gets its own layers back whatever happens."""
-    peft, recipe = require("peft", extra="torch"), course.recipe
-    layers = recipe.layers or ATTENTION.get(reader.config.model_type, USUAL)
-    config = peft.LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(layers),
-        task_type="CAUSAL_LM",
-    )
-    before = [(parameter, parameter.requires_grad) for parameter in reader.parameters()]
-    was_training = [module for module in reader.modules() if module.training]
+    """Train, and write the adapter's folder."""
+    recipe = course.recipe
     torch.manual_seed(recipe.seed)
-    adapted = peft.get_peft_model(reader, config)
-    try:
-        learned = [p for p in adapted.parameters() if p.requires_grad]
-        for parameter in learned:
-            parameter.data = parameter.data.float()
-        learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes).eval()
-        for name, module in adapted.named_modules():
-            module.training = "lora_dropout" in name
+    wearing = learning(reader, rank=recipe.rank, alpha=recipe.alpha, dropout=recipe.dropout, layers=recipe.layers)
+    with wearing as adapted:
+        learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+        learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
         progress = run(learner, [(learned, recipe.lr)], course, out, report=report, weight_decay=0.0)
         aside = out.with_name(out.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         adapted.save_pretrained(str(aside), save_embedding_layers=False)
         aside.replace(out)
-    finally:
-        adapted.unload()
-        for attribute in ("peft_config", "_hf_peft_config_loaded"):
-            vars(reader).pop(attribute, None)
-        for parameter, was_trainable in before:
-            parameter.requires_grad = was_trainable
-        for module in was_training:
-            module.training = True
     return progress
 
 

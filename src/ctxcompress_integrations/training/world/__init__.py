@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.records import Passage
-from ctxcompress_integrations.training.world.domains import DOMAINS, HELD_OUT, TRAINED, Attribute, Domain
+from ctxcompress_integrations.training.world.domains import DOMAINS, HELD_OUT, TRAINED
+from ctxcompress_integrations.training.world.kinds import Attribute, Domain
 from ctxcompress_integrations.training.world.words import FIRST, SECOND
 
 __all__ = ["DOMAINS", "HELD_OUT", "SPLITS", "TRAINED", "Document", "document", "documents", "write"]
