@@ -48,7 +48,7 @@ def as_decoder(base: Any, tokenizer: Any) -> Any:
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = BertConfig(**{**base.config.to_dict(), **ends, "is_decoder": True, "tie_word_embeddings": True})
     with torch.device("meta"):
-        model: Any = BertLMHeadModel(config)  # type: ignore[no-untyped-call]
+        model: Any = BertLMHeadModel(config)
     tensors = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("pooler.")}
     model.cls.predictions.transform = nn.Identity()
     model.to_empty(device="cpu")

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from ctxcompress_integrations.pipeline import around
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, SummaryVectors
 from ctxcompress_integrations.text.parts import Part
 
-Kind: TypeAlias = Literal["autoencode", "continue", "answer"]
+Kind: TypeAlias = Literal["continue", "autoencode", "answer"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 REPEAT = "What does the last passage say, word by word?"
 CONTINUE = "How does the last passage go on?"
 
@@ -147,12 +148,12 @@ def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Rand
         )
     chosen = draw.sample(fitting, batch)
     # for a whole step: rows of one length, little is padded
-    kind = draw.choices(("continue", "autoencode", "answer"), _shares(mix))[0]
+    kind = draw.choices(KINDS, _shares(mix))[0]
     return [_lesson(i, chosen, kind, mix, draw) for i in range(batch)]
 
 
 def _shares(mix: Mix) -> tuple[float, float, float]:
-    """How often a step goes on with passages, gives them back, or only answers."""
+    """How often a step is of each kind."""
     rest = 1 - mix.continuation
     return mix.continuation, rest * mix.autoencode, rest * (1 - mix.autoencode)
 

@@ -43,21 +43,27 @@ Report = Callable[[Progress], None]
 
 
 class Course(Protocol):
-    """What a run consists of. A step is decided by its number, from 0, and the process's.
+    """What a run consists of. A step is decided by its number, from 0, and the process's."""
 
-    Attributes:
-        steps: of the whole run.
-        eval_every: steps between two points of the curves, and between checkpoints.
-        clip: norm of the gradients.
-        precision: "no" or "bf16", of the forwards; what learns is in float32.
-        plan: plain JSON; a checkpoint of another plan is refused.
-    """
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
 
-    steps: int
-    eval_every: int
-    clip: float
-    precision: Literal["no", "bf16"]
-    plan: Mapping[str, Any]
+    @property
+    def eval_every(self) -> int:
+        """Steps between two points of the curves, and between checkpoints."""
+
+    @property
+    def clip(self) -> float:
+        """Norm of the gradients."""
+
+    @property
+    def precision(self) -> Literal["no", "bf16"]:
+        """Of the forwards; what learns is in float32."""
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """Plain JSON; a checkpoint of another plan is refused."""
 
     def rate_at(self, step: int) -> float:
         """Share of the peak learning rates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,7 @@ from ctxcompress_integrations.hf.borrow import base_of
 from ctxcompress_integrations.hf.packed import Packed, packed_states
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
-from ctxcompress_integrations.training.lessons import Kind, Lesson, Script, Shown, script_of
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from ctxcompress_integrations.training.lessons import KINDS, Lesson, Script, Shown, script_of
 
 
 class Teaching(nn.Module):
@@ -69,7 +67,7 @@ class Teaching(nn.Module):
         of_kind = torch.tensor([KINDS.index(k) for k, n in zip(kinds, counts, strict=True) for _ in range(n)])
         of_kind = of_kind.to(logits.device)
         nll = F.cross_entropy(logits, targets, reduction="none")
-        losses = {kind: nll[of_kind == i].mean() for i, kind in enumerate(KINDS) if kind in kinds}
+        losses: dict[str, Tensor] = {kind: nll[of_kind == i].mean() for i, kind in enumerate(KINDS) if kind in kinds}
         if distil and "answer" in losses:
             losses["distil"] = self._divergence(lessons, logits[of_kind == KINDS.index("answer")])
         return losses
