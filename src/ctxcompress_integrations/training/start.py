@@ -47,12 +47,14 @@ def untrained(
         made = IcFormer.untrained(
             model, tokenizer, n_digests=n_vectors, chunk_tokens=ratio * n_vectors, n_heads=heads, n_inner=2 * width
         )
-        return _apart(made, made.module.encoder.digests, model)
+        _move_apart(made.module.encoder.digests, model)
+        return made
     if name == "pooled":
         return Pooled.untrained(model, tokenizer, reader=model, pool=ratio, is_causal=False)
     if name == "autocompressor":
         tokens = AutoCompressor.untrained(model, tokenizer, n_summary=n_vectors, segment_tokens=ratio * n_vectors)
-        return _apart(tokens, tokens.module.tokens, model)
+        _move_apart(tokens.module.tokens, model)
+        return tokens
     raise ValueError(f"a training starts with autocompressor, icae, icformer or pooled, got {name!r}")
 
 
@@ -86,8 +88,7 @@ def schedule(
     return tuple(stage for stage in stages if stage.steps)
 
 
-def _apart(summarizer: Any, rows: torch.nn.Parameter, model: Any) -> Any:
+def _move_apart(rows: torch.nn.Parameter, model: Any) -> None:
     """Rows that start alike, moved a little: positions alone would have to tell them apart."""
     with torch.no_grad():
         rows.add_(torch.randn_like(rows) * model.get_input_embeddings().weight.std().float())
-    return summarizer
