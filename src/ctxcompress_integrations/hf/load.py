@@ -17,10 +17,16 @@ from ctxcompress_integrations.hf.hub import is_at_hand, naming
 from ctxcompress_integrations.hf.mini_package import MINI_HUB, MINI_REVISION, check_mini, mini_folder
 
 MINI = "mini"
+SMALL_WORLD = "small-world"
+SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
-    """``(model, tokenizer)`` of a decoder LM by hub name or folder."""
+    """``(model, tokenizer)`` of a decoder LM by hub name or folder; "small-world" is the one that ships with the
+    package, a demonstration that knows a small invented world and nothing else.
+    """
+    if name == SMALL_WORLD:
+        return load_small_world(shipped("reader"), device=device, dtype=dtype)
     return _load("AutoModelForCausalLM", name, None, device, dtype)
 
 
@@ -97,9 +103,40 @@ def load_trained(weights: Path, name: str = MINI, *, device: str = "auto", dtype
     return trained.TrainedEncoder(model.to(target).eval(), tokenizer, card=card)
 
 
+def load_small_world(weights: Path, base: str = MINI, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of a decoder made from an encoder: a file of layers on the embeddings of its base.
+
+    Raises:
+        WeightsMismatchError: the weights were made for another base, or are damaged.
+    """
+    from ctxcompress_integrations.hf import small_world
+    from ctxcompress_integrations.hf.digest import weights_digest
+
+    target = resolve_device(device)
+    encoder, tokenizer = load_encoder(base, device="cpu", dtype="float32")
+    model, _ = small_world.load(weights, encoder, tokenizer, base_sha256=weights_digest(encoder))
+    return model.to(device=target, dtype=resolve_dtype(dtype, target)), tokenizer
+
+
+def shipped(part: str) -> Path:
+    """Weights of the small world that come with the package: "reader", or the name of a summarizer.
+
+    Raises:
+        ModelLoadError: this release has none.
+    """
+    path = SHIPPED / f"{SMALL_WORLD}-{part}.safetensors"
+    if not path.is_file():
+        raise ModelLoadError(
+            f"this release ships no weights of {SMALL_WORLD!r} for {part!r}; name a decoder LM by hub name or folder, "
+            "or train them: ctxcompress train soft"
+        )
+    return path
+
+
 def load_tokenizer(name: str = MINI) -> Any:
     """The tokenizer of a model by hub name or folder, to count tokens with."""
     transformers = require("transformers", extra="torch")
+    name = MINI if name == SMALL_WORLD else name
     folder = mini_folder() if name == MINI else None
     source, revision = (MINI_HUB, MINI_REVISION) if name == MINI else (name, None)
     with naming(source):

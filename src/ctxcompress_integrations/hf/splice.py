@@ -89,6 +89,22 @@ class Splicer:
             segments += [vector_rows(summary, self._weight.dtype).to(self._weight.device), self._tokenize(text)]
         return segments
 
+    def answer(self, text: str) -> list[int]:
+        """Ids of what a reader is to say to a turn, its end token included, as training needs them.
+
+        Behind a chat template an answer begins a text; without one it goes on after a blank.
+        """
+        if self._frame.suffix:
+            ids = self._tokenize(text)
+        else:
+            before = self._tokenize(":")
+            ids = self._tokenize(f": {text}")[len(before) :]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, without special tokens."""
+        return len(self._tokenize(text))
+
     def embed(self, segments: Sequence[Segment]) -> Tensor:
         """``[n, d]``: one row per token and per vector."""
         device = self._weight.device

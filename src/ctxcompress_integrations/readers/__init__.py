@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ctxcompress_integrations.errors import ModelLoadError
-
 if TYPE_CHECKING:
     from ctxcompress_integrations.readers.base import Reader
 
@@ -24,8 +22,8 @@ def load_reader(
     """A reader of text and summary vectors, loaded.
 
     Args:
-        name: hub name or folder of a decoder LM. A server or a chat model is no name: build a ``VLLMReader`` or a
-            ``TextReader``.
+        name: hub name or folder of a decoder LM, or "small-world", the small one that ships. A server or a chat model
+            is no name: build a ``VLLMReader`` or a ``TextReader``.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
         adapters: name -> folder or hub name of a LoRA adapter.
@@ -34,10 +32,6 @@ def load_reader(
         ModelLoadError: there is no such model or adapter.
         MissingExtraError: torch is not installed.
     """
-    if name == SMALL_WORLD:
-        raise ModelLoadError(
-            f"this release ships no weights for {SMALL_WORLD!r}; name a decoder LM by hub name or folder"
-        )
     from ctxcompress_integrations._optional import check
 
     check("torch", extra="torch")

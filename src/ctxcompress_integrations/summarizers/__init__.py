@@ -52,7 +52,8 @@ def load_summarizer(
     Args:
         name: "autocompressor", "icae", "icformer", "pooled" or a name that another package registered.
         model: name or folder of the LM that runs: the reader itself, or the encoder of "pooled". None for the model of
-            the published weights, where there are some. For built objects construct the summarizer.
+            the published weights, where there are some; "small-world" for the small one that ships. For built objects
+            construct the summarizer.
         weights: what was trained: a file that ``save`` wrote, or a published checkpoint; a path, "owner/repository" or
             "owner/repository/file" of the hub. "autocompressor" finds it beside its model.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
@@ -65,6 +66,9 @@ def load_summarizer(
         ValueError: unknown name, an argument that this summarizer does not take, or lacks.
         ModelLoadError, WeightsMismatchError: with what cures it.
     """
+    from ctxcompress_integrations.hf.load import SMALL_WORLD, shipped
     from ctxcompress_integrations.summarizers.base import Source
 
+    if weights is None and model == SMALL_WORLD:
+        weights = shipped(name)
     return summarizer_class(name).load(Source(model, weights, device, dtype, prefix, ending, reader))

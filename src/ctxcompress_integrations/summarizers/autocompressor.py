@@ -142,6 +142,10 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
                     summaries[i].append(vectors)
         return [torch.cat(of_piece) for of_piece in summaries]
 
+    def at_ratio(self, ratio: int) -> Self:
+        choices = {**self.config, "segment_tokens": ratio * self.n_summary, "max_positions": self.max_positions}
+        return type(self)(self.model, self.tokenizer, self.module, **choices, batch_tokens=self.batch_tokens)
+
     def _cut(self, n_tokens: int) -> list[int]:
         n_segments = -(-n_tokens // self.segment_tokens)
         if self.prefix == "empty":

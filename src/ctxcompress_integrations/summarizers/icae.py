@@ -164,6 +164,10 @@ class Icae(TokenSummarizer[MemoryWriter]):
                 self.model, [torch.cat([row, self.module.memory.to(row)]) for row in words], self.n_memory
             )
 
+    def at_ratio(self, ratio: int) -> Self:
+        choices = {**self.config, "tokens_per_slot": ratio, "batch_tokens": self.batch_tokens}
+        return type(self)(self.model, self.tokenizer, self.module, **choices)
+
     def _cut(self, n_tokens: int) -> list[int]:
         return equal_cuts(n_tokens, self.n_memory * self.tokens_per_slot)
 

@@ -145,6 +145,10 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         padded = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=context.device)
         return list(self.module.encoder(context, padded).to(words[0].device))
 
+    def at_ratio(self, ratio: int) -> Self:
+        choices = {**self.config, "chunk_tokens": ratio * self.n_digests, "batch_tokens": self.batch_tokens}
+        return type(self)(self.model, self.tokenizer, self.module, **choices)
+
     def _cut(self, n_tokens: int) -> list[int]:
         return equal_cuts(n_tokens, self.chunk_tokens)
 

@@ -160,6 +160,11 @@ class Pooled(TokenSummarizer[Projector]):
             return super()._reader_tokens(texts, tokens)
         return [len(ids) for ids in token_ids(self.reader_tokenizer, texts)]
 
+    def at_ratio(self, ratio: int) -> Self:
+        choices = {**self.config, "pool": ratio, "batch_tokens": self.batch_tokens}
+        bases = {"reader": self.reader, "reader_tokenizer": self.reader_tokenizer}
+        return type(self)(self.model, self.tokenizer, self.module, **bases, **choices)
+
     def _cut(self, n_tokens: int) -> list[int]:
         return equal_cuts(n_tokens, self.max_tokens // self.pool * self.pool, multiple=self.pool)
 

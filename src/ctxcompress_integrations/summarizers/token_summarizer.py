@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, Self, TypeAlias, TypeVar
@@ -80,6 +81,22 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
 
         The BOS token, where there is one, is in the pieces; the ending is not in the vectors.
         """
+
+    @abstractmethod
+    def at_ratio(self, ratio: int) -> Self:
+        """The same method on the same module with another number of tokens per vector: what training tightens."""
+
+    def written(self, texts: Sequence[str]) -> list[Tensor]:
+        """Vectors ``[m, d]`` of each text in one forward, with gradients where they are asked for; for training.
+
+        Raises:
+            ValueError: a text without a token, or one that is too long.
+        """
+        pieces = [
+            self._pieces(ids, text[:40]) for ids, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)
+        ]
+        encoded = iter(self.encode([piece for of_text in pieces for piece in of_text]))
+        return [torch.cat(list(islice(encoded, len(of_text)))) for of_text in pieces]
 
     @abstractmethod
     def _cut(self, n_tokens: int) -> list[int]:

@@ -156,3 +156,12 @@ def tiny_encoder(*, seed: int = 0, n_layers: int = 2) -> Any:
     )
     torch.manual_seed(seed)
     return transformers.BertModel(config).eval(), tokenizer
+
+
+def tiny_small_world(*, seed: int = 0, n_layers: int = 2) -> Any:
+    """``(model, tokenizer)`` of the shipped reader's kind, a BERT turned into a decoder, with random weights."""
+    from ctxcompress_integrations.hf.small_world import as_decoder
+
+    base, tokenizer = tiny_encoder(seed=seed, n_layers=n_layers)
+    tokenizer.cls_token, tokenizer.sep_token = "<s>", "</s>"
+    return as_decoder(base, tokenizer), tokenizer

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ctxcompress_integrations._optional import require
+
+MINI = ("among all sentences", "in its passage", "answerable", "answer tokens", "drift")
+"""What the losses of ``train mini`` are called, which its curves hold in this order."""
 
 
 def plot_curves(path: Path) -> Path:
@@ -16,13 +20,12 @@ def plot_curves(path: Path) -> Path:
     curves = json.loads(path.read_text(encoding="utf-8"))
     figure = Figure(figsize=(13, 4), layout="constrained")
     losses, dev = figure.subplots(1, 2)
-    steps = [step for step, _ in curves["losses"]]
-    for i, name in enumerate(("among all sentences", "in its passage", "answerable", "answer tokens", "drift")):
-        losses.plot(steps, [values[i] for _, values in curves["losses"]], label=name)
-    for name in curves["dev"][0][1] if curves["dev"] else ():
-        dev.plot([step for step, _ in curves["dev"]], [values[name] for _, values in curves["dev"]], "o-", label=name)
+    for name, points in _lines(curves["losses"]).items():
+        losses.plot(*zip(*points, strict=True), label=name)
+    for name, points in _lines(curves["dev"]).items():
+        dev.plot(*zip(*points, strict=True), "o-", label=name)
     losses.set(xlabel="step", ylabel="loss", title="training")
-    dev.set(xlabel="step", ylabel="answer kept", title="dev")
+    dev.set(xlabel="step", ylabel="share of answers", title="dev")
     for axes in (losses, dev):
         axes.grid(alpha=0.3)
         if axes.has_data():
@@ -30,3 +33,13 @@ def plot_curves(path: Path) -> Path:
     out = path.with_suffix(".svg")
     figure.savefig(out, metadata={"Date": None})
     return out
+
+
+def _lines(points: list[tuple[int, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) by name; a name may come and go, as a stage has it."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for step, values in points:
+        named = values if isinstance(values, dict) else dict(zip(MINI, values, strict=True))
+        for name, value in named.items():
+            lines.setdefault(name, []).append((step, value))
+    return lines

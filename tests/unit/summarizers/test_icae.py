@@ -249,9 +249,9 @@ def test_a_saved_file_comes_back(tmp_path, texts):
 
 def test_names_that_are_nowhere(tmp_path):
     with pytest.raises(ValueError, match="'icae' needs weights"):
-        load_summarizer("icae", model="small-world")
-    with pytest.raises(ModelLoadError, match="small-world"):
-        load_summarizer("icae", model="small-world", weights="x.safetensors")
+        load_summarizer("icae", model="no/such-model")
+    with pytest.raises(ModelLoadError, match="no/such-model"):
+        load_summarizer("icae", model="no/such-model", weights="x.safetensors")
     with pytest.raises(ValueError, match="takes no prefix, got prefix='empty'"):
         load_summarizer("icae", prefix="empty")
 

@@ -1,0 +1,58 @@
+"""Exact match: the share of questions that a reader answers word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ctxcompress_integrations.allocation import label
+from ctxcompress_integrations.evaluation.datasets import Example
+from ctxcompress_integrations.evaluation.metrics import folded
+from ctxcompress_integrations.pipeline import PROMPT, around
+from ctxcompress_integrations.readers.base import Reader
+from ctxcompress_integrations.records import SummaryVectors
+from ctxcompress_integrations.summarizers.base import Summarizer
+from ctxcompress_integrations.text.parts import Part
+
+
+def exact_match(
+    reader: Reader,
+    examples: Sequence[Example],
+    *,
+    summarizer: Summarizer | None = None,
+    has_context: bool = True,
+    prompt: str = PROMPT,
+    max_new_tokens: int = 8,
+) -> float:
+    """Share of single questions, each about one passage, whose answer is right: case and white space aside.
+
+    Args:
+        reader: that answers.
+        examples: of one passage each, with answers.
+        summarizer: whose vectors stand for the passages; None for their text.
+        has_context: False asks without any passage.
+        prompt: with ``{context}`` and ``{question}``.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ValueError: no example.
+    """
+    if not examples:
+        raise ValueError("there is no example to measure on")
+    texts = list(dict.fromkeys(example.passages[0].text for example in examples))
+    vectors: Mapping[str, SummaryVectors] = {}
+    if summarizer is not None and has_context:
+        vectors = dict(zip(texts, summarizer.summarize(texts), strict=True))
+
+    def parts(text: str) -> list[Part]:
+        if not has_context:
+            return []
+        return [label(1, ""), vectors[text]] if vectors else [label(1, "") + text]
+
+    prompts = [around(parts(example.passages[0].text), example.question, prompt) for example in examples]
+    answers = reader.generate_many(prompts, max_new_tokens=max_new_tokens)
+    return sum(is_exact(answer, example) for answer, example in zip(answers, examples, strict=True)) / len(examples)
+
+
+def is_exact(answer: str, example: Example) -> bool:
+    """True for one of the example's answers, case and white space aside."""
+    return folded(answer).strip() in {folded(known).strip() for known in example.answers}

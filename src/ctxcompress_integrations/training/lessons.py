@@ -1,0 +1,220 @@
+"""What a reader is shown and asked in one step of training: passages, as text or as vectors, and tasks about them.
+
+Every task is a question of the prompt that readers answer later: giving a passage back (autoencoding) and going on with
+it (continuation) are questions, too, so that whoever learned them reads the vectors in the place where they will stand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+
+from ctxcompress_integrations.allocation import label
+from ctxcompress_integrations.evaluation.datasets import Example
+from ctxcompress_integrations.hf.splice import Splicer
+from ctxcompress_integrations.pipeline import around
+from ctxcompress_integrations.records import PASSAGE_SEPARATOR, SummaryVectors
+from ctxcompress_integrations.text.parts import Part
+
+Kind: TypeAlias = Literal["continue", "autoencode", "answer"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+REPEAT = "What does the last passage say, word by word?"
+CONTINUE = "How does the last passage go on?"
+
+
+class Study(NamedTuple):
+    """A passage to learn on, and what is asked of it: ``(question, answer)``."""
+
+    text: str
+    n_tokens: int
+    questions: tuple[tuple[str, str], ...]
+
+
+class Task(NamedTuple):
+    """A question and what is to be said to it."""
+
+    kind: Kind
+    question: str
+    answer: str
+
+
+class Shown(NamedTuple):
+    """A passage in a prompt."""
+
+    text: str
+    as_vectors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One prompt with several questions."""
+
+    passages: tuple[Shown, ...]
+    tasks: tuple[Task, ...]
+
+
+class Script(NamedTuple):
+    """A lesson in tokens; a negative number ``-1 - i`` stands for the vectors of passage ``i``.
+
+    Attributes:
+        beginning: what all questions share.
+        endings: the rest of each prompt with its answer and the end token.
+        n_answers: how many of an ending's last tokens are answer and end token.
+    """
+
+    beginning: list[int]
+    endings: list[list[int]]
+    n_answers: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What lessons are made of.
+
+    Attributes:
+        continuation: share of the steps that ask how a passage goes on.
+        autoencode: share of the others that, beside its questions, ask for the passage itself.
+        n_questions: that a lesson asks at most of the study's own.
+        n_passages: that a prompt shows at most; the others are of other studies.
+        text_share: of the passages that travel as text.
+        max_tokens: of the passages; None for all.
+    """
+
+    autoencode: float = 1.0
+    continuation: float = 0.0
+    n_questions: int = 8
+    n_passages: int = 1
+    text_share: float = 0.0
+    max_tokens: int | None = None
+
+
+def studies_of(
+    examples: Iterable[Example], splicer: Splicer, *, prompt: str, limit: int | None, max_answer: int
+) -> tuple[list[Study], dict[str, int]]:
+    """What can be learned on, and how many examples cannot be used, by the reason.
+
+    Args:
+        examples: with answers; of several passages the one in which an answer is marked is taken, or the only one.
+        splicer: of the reader.
+        prompt: with ``{context}`` and ``{question}``.
+        limit: positions that the reader reads; None for no limit.
+        max_answer: tokens of the longest answer.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    left_out: Counter[str] = Counter()
+    n_frame = sum(map(len, splicer.segments(around(["x"], "x", prompt))))
+    n_text: dict[str, int] = {}
+    for example in examples:
+        text, n_answer = _answering(example), len(splicer.answer(example.answers[0])) if example.answers else 0
+        if text is None or not n_answer:
+            left_out["have no answer" if text else "do not say which passage answers"] += 1
+            continue
+        if text not in n_text:
+            n_text[text] = splicer.count(text)
+        n_all = n_frame + n_text[text] + splicer.count(example.question) + n_answer
+        if n_answer > max_answer + 1:
+            left_out[f"have an answer longer than {max_answer} tokens"] += 1
+        elif limit is not None and n_all > limit:
+            left_out[f"take more than the {limit} positions of the reader"] += 1
+        else:
+            found.setdefault(text, []).append((example.question, example.answers[0]))
+    return [Study(text, n_text[text], tuple(asked)) for text, asked in found.items()], dict(left_out)
+
+
+def _answering(example: Example) -> str | None:
+    """The passage in which an answer is marked, or the only one."""
+    places = {stretch.passage for stretch in (*example.marked, *example.gold)}
+    if not places and len(example.passages) > 1:
+        return None
+    return example.passages[min(places, default=0)].text
+
+
+def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Random) -> list[Lesson]:
+    """One step's lessons, decided by ``draw`` alone.
+
+    Raises:
+        ValueError: fewer studies than a batch takes.
+    """
+    fitting = [s for s in studies if mix.max_tokens is None or s.n_tokens <= mix.max_tokens]
+    if len(fitting) < batch:
+        short = "" if mix.max_tokens is None else f" of at most {mix.max_tokens} tokens"
+        raise ValueError(
+            f"the data have {len(fitting)} usable passages{short}, a batch takes {batch}: give more, or lower batch"
+        )
+    chosen = draw.sample(fitting, batch)
+    # for a whole step: rows of one length, little is padded
+    kind = draw.choices(KINDS, _shares(mix))[0]
+    return [_lesson(i, chosen, kind, mix, draw) for i in range(batch)]
+
+
+def _shares(mix: Mix) -> tuple[float, float, float]:
+    """How often a step is of each kind."""
+    rest = 1 - mix.continuation
+    return mix.continuation, rest * mix.autoencode, rest * (1 - mix.autoencode)
+
+
+def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
+    study = chosen[i]
+
+    def shown(text: str) -> Shown:
+        return Shown(text, draw.random() >= mix.text_share)
+
+    if kind == "continue" and (words := study.text.split(" "))[7:]:
+        cut = draw.randint(len(words) // 3, len(words) - 2)
+        begun, rest = " ".join(words[:cut]), " ".join(words[cut:])
+        return Lesson((shown(begun),), (Task("continue", CONTINUE, rest),))
+    others = [other for j, other in enumerate(chosen) if j != i]
+    others = draw.sample(others, min(len(others), draw.randint(1, mix.n_passages) - 1))
+    asked = draw.sample(study.questions, min(len(study.questions), mix.n_questions))
+    tasks = [Task("answer", question, answer) for question, answer in asked]
+    texts = [other.text for other in others]
+    if not tasks or kind == "autoencode":
+        tasks.append(Task("autoencode", REPEAT, study.text))
+        texts.append(study.text)
+    else:
+        texts.insert(draw.randint(0, len(texts)), study.text)
+    return Lesson(tuple(map(shown, texts)), tuple(tasks))
+
+
+def script_of(lesson: Lesson, splicer: Splicer, prompt: str) -> Script:
+    """A lesson as the reader will get it: tokens of the very prompts that :func:`around` makes."""
+    parts = _parts(lesson.passages)
+    prompts = [_tokens(splicer, around(parts, task.question, prompt)) for task in lesson.tasks]
+    n_shared = min(map(len, prompts)) - 1  # an ending begins with a token of its prompt: its state predicts
+    for other in prompts[1:]:
+        n_shared = min(
+            [n_shared, *(i for i, pair in enumerate(zip(prompts[0], other, strict=False)) if len({*pair}) > 1)]
+        )
+    answers = [splicer.answer(task.answer) for task in lesson.tasks]
+    endings = [[*ids[n_shared:], *answer] for ids, answer in zip(prompts, answers, strict=True)]
+    return Script(prompts[0][:n_shared], endings, list(map(len, answers)))
+
+
+def _parts(passages: Sequence[Shown]) -> list[Part]:
+    """The passages as an allocation arranges them, vectors held open by a zero."""
+    parts: list[Part] = []
+    for i, passage in enumerate(passages):
+        before = (PASSAGE_SEPARATOR if i else "") + label(i + 1, "")
+        if passage.as_vectors:
+            parts += [before, SummaryVectors(str(i), np.zeros((1, 1), np.float32), "", "", 0)]
+        else:
+            parts.append(before + passage.text)
+    return parts
+
+
+def _tokens(splicer: Splicer, parts: Sequence[Part]) -> list[int]:
+    ids: list[int] = []
+    n_vectors = 0
+    places = [int(part.id) for part in parts if isinstance(part, SummaryVectors)]
+    for segment in splicer.segments(parts):
+        if isinstance(segment, list):
+            ids += segment
+        else:
+            ids.append(-1 - places[n_vectors])
+            n_vectors += 1
+    return ids

@@ -1,0 +1,228 @@
+"""``ctxcompress train lloco``: an adapter per corpus that answers from its summaries (LLoCO, arXiv:2404.07979).
+
+Summaries stay as the index holds them; LoRA matrices on the reader's attention learn from (summaries, question) to
+answer, as in the paper: rank 8, alpha 16, on queries, keys, values and outputs, learning rate 2e-5 with a cosine, three
+epochs. The adapter remembers the fingerprint of the summaries that it read, and the index the adapter, in its manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ctxcompress_integrations.errors import SummaryMismatchError
+from ctxcompress_integrations.evaluation.datasets import Example
+from ctxcompress_integrations.hf.adapters import adapter_digest
+from ctxcompress_integrations.hf.digest import weights_digest
+from ctxcompress_integrations.hf.lora import learning
+from ctxcompress_integrations.hf.positions import position_limit
+from ctxcompress_integrations.hf.splice import Splicer, vector_rows
+from ctxcompress_integrations.index.compressed_index import CompressedIndex
+from ctxcompress_integrations.pipeline import PROMPT
+from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
+from ctxcompress_integrations.training.loop import Losses, Progress, finish, plain, run
+from ctxcompress_integrations.training.teaching import Teaching
+
+CARD = "ctxcompress.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LlocoRecipe:
+    """Everything that decides the outcome beside the data.
+
+    Attributes:
+        rank, alpha, dropout: of the adapter.
+        layers: names of the linear layers that it is put on; None for the attention's.
+        batch: passages per step; each with up to ``n_questions`` of its questions.
+        warm_up: share of the steps; then a cosine to zero.
+        max_answer: tokens of the longest answer.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    layers: tuple[str, ...] | None = None
+    lr: float = 2e-5
+    epochs: int = 3
+    batch: int = 8
+    n_questions: int = 4
+    warm_up: float = 0.04
+    clip: float = 1.0
+    seed: int = 0
+    precision: Literal["no", "bf16"] = "no"
+    prompt: str = PROMPT
+    max_answer: int = 128
+    recomputes: bool = False
+    eval_every: int = 100
+
+
+class Trained(NamedTuple):
+    """What a training saw: questions it learned from, and those it could not use, by the reason."""
+
+    progress: Progress
+    n_questions: int
+    left_out: Mapping[str, int]
+
+
+class StoredVectors:
+    """Summaries of an index in the place of a summarizer: vectors ``[m, d]`` by the text that they stand for."""
+
+    def __init__(self, vectors: Mapping[str, Tensor]) -> None:
+        self._vectors = vectors
+
+    def written(self, texts: Sequence[str]) -> list[Tensor]:
+        return [self._vectors[text] for text in texts]
+
+
+@dataclass(frozen=True)
+class LlocoCourse:
+    """Epochs over lessons, each in an order of its own."""
+
+    recipe: LlocoRecipe
+    lessons: Sequence[Lesson]
+    stored: StoredVectors
+    fingerprint: str
+
+    eval_every = property(lambda self: self.recipe.eval_every)
+    clip = property(lambda self: self.recipe.clip)
+    precision = property(lambda self: self.recipe.precision)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return {**plain(self.recipe), "fingerprint": self.fingerprint, "n_lessons": len(self.lessons)}
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epochs * self._per_epoch
+
+    @property
+    def _per_epoch(self) -> int:
+        return len(self.lessons) // self.recipe.batch
+
+    def rate_at(self, step: int) -> float:
+        warm_up = max(1, round(self.steps * self.recipe.warm_up))
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, self.steps - warm_up)))
+
+    def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, Losses]:
+        epoch, place = divmod(step, self._per_epoch)
+        order = list(range(len(self.lessons)))
+        random.Random(f"{self.recipe.seed}/{epoch}/{process}").shuffle(order)
+        chosen = order[place * self.recipe.batch : (place + 1) * self.recipe.batch]
+        losses: Losses = learner([self.lessons[i] for i in chosen], self.stored)
+        return losses["answer"], losses
+
+
+def train_lloco(
+    index: CompressedIndex,
+    reader: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    out: Path,
+    recipe: LlocoRecipe,
+    *,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Trained:
+    """Train an adapter on the index's summaries, write it as a folder that PEFT reads, and tell the index of it.
+
+    Args:
+        index: open for writing, with summaries made for this reader.
+        reader: a decoder LM; it is given back as it was.
+        tokenizer: its fast tokenizer.
+        examples: questions with answers about passages of the index, found by their text.
+        out: the folder; ``out`` + ".checkpoint" holds the state while training, the curves go beside it.
+        recipe: how.
+        report: told after every step.
+
+    Raises:
+        ValueError: ``out`` exists, or the usable examples are fewer than a batch.
+        SummaryMismatchError: the index holds no summaries for this reader.
+        TrainingError: a loss that is not a number.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already: name another folder, or delete it")
+    identity = weights_digest(reader)
+    fingerprint = index.fingerprint_for(identity)
+    if fingerprint is None:
+        raise SummaryMismatchError(
+            f"the index holds no summaries for the reader {identity[:12]}...: call index.build_summaries() with a "
+            "summarizer made for it"
+        )
+    splicer = Splicer(reader.get_input_embeddings(), tokenizer)
+    studies, left_out = studies_of(
+        examples, splicer, prompt=recipe.prompt, limit=position_limit(reader), max_answer=recipe.max_answer
+    )
+    stored = _stored(index, fingerprint, reader)
+    known = [study for study in studies if study.text in stored]
+    if n_unknown := sum(len(s.questions) for s in studies if s.text not in stored):
+        left_out["are about a text of which the index holds no summary"] = n_unknown
+    lessons = [lesson for study in known for lesson in _lessons(study, recipe.n_questions)]
+    if len(lessons) < recipe.batch:
+        raise ValueError(
+            f"{len(lessons)} lessons can be made of the {len(examples)} questions, a batch takes {recipe.batch}: give "
+            f"more, or lower batch (left out: {left_out or 'none'})"
+        )
+    course = LlocoCourse(recipe, lessons, StoredVectors(stored), fingerprint)
+    progress = _run(reader, splicer, course, out, report)
+    card = {"fingerprint": fingerprint, "reader": identity, "recipe": plain(recipe), "left_out": left_out}
+    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    finish(out)
+    record_adapter(index, out)
+    return Trained(progress, sum(len(lesson.tasks) for lesson in lessons), left_out)
+
+
+def record_adapter(index: CompressedIndex, folder: Path) -> None:
+    """Tell an index which adapter reads its summaries.
+
+    Raises:
+        SummaryMismatchError: the adapter learned from other summaries than the index holds.
+    """
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    held = {info.fingerprint for info in index.summary_info()}
+    if card["fingerprint"] not in held:
+        raise SummaryMismatchError(
+            f"the adapter {folder} learned from summaries of the fingerprint {card['fingerprint'][:12]}..., the index "
+            f"holds {', '.join(f'{one[:12]}...' for one in sorted(held)) or 'none'}; train one on this index"
+        )
+    index.set_adapter(card["fingerprint"], str(folder), adapter_digest(folder))
+
+
+def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: Callable[[Progress], None]) -> Progress:
+    """Train, and write the adapter's folder."""
+    recipe = course.recipe
+    torch.manual_seed(recipe.seed)
+    wearing = learning(reader, rank=recipe.rank, alpha=recipe.alpha, dropout=recipe.dropout, layers=recipe.layers)
+    with wearing as adapted:
+        learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+        learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
+        progress = run(learner, [(learned, recipe.lr)], course, out, report=report, weight_decay=0.0)
+        aside = out.with_name(out.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        adapted.save_pretrained(str(aside), save_embedding_layers=False)
+        aside.replace(out)
+    return progress
+
+
+def _stored(index: CompressedIndex, fingerprint: str, reader: Any) -> dict[str, Tensor]:
+    """Vectors ``[m, d]`` by text, where the reader is, in its dtype."""
+    table = reader.get_input_embeddings().weight
+    passages = [passage for passage in index.get(index.ids()) if passage.text.strip()]
+    held = {s.id: s for s in index.summaries([p.id for p in passages], fingerprint, skip_missing=True)}
+    return {p.text: vector_rows(held[p.id], table.dtype).to(table.device) for p in passages if p.id in held}
+
+
+def _lessons(study: Study, n_questions: int) -> list[Lesson]:
+    tasks = [Task("answer", question, answer) for question, answer in study.questions]
+    starts = range(0, len(tasks), n_questions)
+    return [Lesson((Shown(study.text, True),), tuple(tasks[i : i + n_questions])) for i in starts]

@@ -1,0 +1,167 @@
+"""The loop that trainings share: steps decided by their number, a checkpoint to go on from, curves, no silent NaN."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ctxcompress_integrations._optional import require
+from ctxcompress_integrations.errors import CtxCompressError
+from ctxcompress_integrations.training.checkpoint import load_checkpoint, save_checkpoint
+
+Losses = dict[str, Tensor]
+
+
+class TrainingError(CtxCompressError):
+    """A training that cannot go on."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has seen so far, as its checkpoint keeps it.
+
+    Attributes:
+        losses: (step, mean losses since the last point, by name).
+        dev: (step, what ``measure`` found).
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    dev: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+Measure = Callable[[], dict[str, float]]
+Report = Callable[[Progress], None]
+
+
+class Course(Protocol):
+    """What a run consists of. A step is decided by its number, from 0, and the process's."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two points of the curves, and between checkpoints."""
+
+    @property
+    def clip(self) -> float:
+        """Norm of the gradients."""
+
+    @property
+    def precision(self) -> Literal["no", "bf16"]:
+        """Of the forwards; what learns is in float32."""
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """Plain JSON; a checkpoint of another plan is refused."""
+
+    def rate_at(self, step: int) -> float:
+        """Share of the peak learning rates."""
+
+    def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, Losses]:
+        """What is minimised, and the losses that it is made of."""
+
+
+def run(
+    learner: nn.Module,
+    groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+    course: Course,
+    out: Path,
+    *,
+    measure: Measure = dict,
+    report: Report = lambda _: None,
+    weight_decay: float = 0.01,
+) -> Progress:
+    """Train in place; ``out`` + ".checkpoint" holds the state while training, the curves go beside ``out``.
+
+    Args:
+        learner: what is called by ``course``, wrapped for the devices at hand.
+        groups: parameters that learn, with their peak learning rates.
+        course: the steps.
+        out: the file that the caller writes in the end; then it calls :func:`finish`.
+        measure: a point of the dev curve.
+        report: told after every step.
+        weight_decay: of AdamW.
+
+    Raises:
+        ValueError: nothing that learns, parameters that are not in float32, a checkpoint of another plan.
+        TrainingError: a loss that is not a number; the last checkpoint stays as it was.
+    """
+    parameters = [parameter for group, _ in groups for parameter in group]
+    if not parameters:
+        raise ValueError("nothing learns: give summarizers, or a reader_lr above 0")
+    if other := {p.dtype for p in parameters} - {torch.float32}:
+        raise ValueError(f"what learns must be in float32, got {other.pop()}: load the model with dtype='float32'")
+    optimizer = torch.optim.AdamW([{"params": g, "lr": lr} for g, lr in groups], weight_decay=weight_decay)
+    accelerator = require("accelerate", extra="torch").Accelerator(
+        mixed_precision=course.precision, cpu=parameters[0].device.type == "cpu"
+    )
+    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    state, modules, progress = checkpoint_of(out), {"learned": nn.ParameterList(parameters)}, Progress()
+    if state.exists():
+        progress = Progress(**load_checkpoint(state, modules, optimizer, course.plan))
+    recent: list[dict[str, float]] = []
+    started = time.perf_counter() - progress.seconds
+    while progress.step < course.steps:
+        torch.manual_seed(progress.step)  # dropout, where an adapter has some
+        for group, (_, lr) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] = lr * course.rate_at(progress.step)
+        total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
+        recent.append({name: float(loss.detach()) for name, loss in losses.items()})
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is not a number at step {progress.step + 1} ({recent[-1]}); lower the learning rate, or "
+                "take precision='no', and run again: training goes on from the last checkpoint"
+            )
+        optimizer.zero_grad()
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(parameters, course.clip)
+        optimizer.step()
+        progress.step += 1
+        progress.seconds = time.perf_counter() - started
+        if progress.step % course.eval_every == 0 or progress.step == course.steps:
+            progress.losses.append((progress.step, _means(recent)))
+            progress.dev.append((progress.step, measure()))
+            recent = []
+            if accelerator.is_main_process:
+                save_checkpoint(state, modules, optimizer, course.plan, asdict(progress))
+                _write_curves(out, course.plan, progress)
+        report(progress)
+    return progress
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where the state of a run that will write ``out`` is kept."""
+    return out.with_name(out.name + ".checkpoint")
+
+
+def finish(out: Path) -> None:
+    """Forget the state of a run whose result is written."""
+    checkpoint_of(out).unlink(missing_ok=True)
+
+
+def plain(recipe: Any) -> dict[str, Any]:
+    """A recipe, a dataclass, as plain JSON."""
+    made: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return made
+
+
+def _means(recent: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for losses in recent for name in losses})
+    found = {name: [losses[name] for losses in recent if name in losses] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def _write_curves(out: Path, plan: Mapping[str, Any], progress: Progress) -> None:
+    curves = {"recipe": plan, "seconds": round(progress.seconds, 1), "losses": progress.losses, "dev": progress.dev}
+    out.with_suffix(".curves.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
