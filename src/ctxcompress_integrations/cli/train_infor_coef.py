@@ -38,7 +38,7 @@ def infor_coef(
     from ctxcompress_integrations.hf import coef_weights
     from ctxcompress_integrations.hf.load import load_tokenizer
     from ctxcompress_integrations.training.infor_coef import Recipe, Run, train_infor_coef
-    from ctxcompress_integrations.training.stages import Progress
+    from ctxcompress_integrations.training.loop import Progress
 
     console = Console()
     if not out.parent.is_dir():
@@ -71,7 +71,7 @@ def infor_coef(
             bar.update(bars[stage], completed=state.step)
             if state.dev and state.dev[-1][0] == state.step:
                 points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())
-                losses = " ".join(f"{value:.4f}" for value in state.losses[-1][1])
+                losses = " ".join(f"{value:.4f}" for value in state.losses[-1][1].values())
                 console.print(f"{stage} {state.step}: {points} (losses {losses})", highlight=False)
 
         run = Run(rows, dev, out, recipe, device=device, report=report)

@@ -18,6 +18,7 @@ from ctxcompress_integrations.nn.fold_gates import fold
 from ctxcompress_integrations.nn.gated_encoder import gated_embedding, gated_layer
 from ctxcompress_integrations.nn.hard_concrete import Multipliers
 from ctxcompress_integrations.nn.token_sampler import entropy_term, norm_share
+from ctxcompress_integrations.training.loop import Group, Learner, Losses, Measure, plain
 from ctxcompress_integrations.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ N_CURVE = 512
 def dense(run: Run, model: TextClassifier) -> Stage:
     """Labels alone."""
 
-    def loss(numbers: Sequence[int], _: int) -> list[Tensor]:
+    def loss(numbers: Sequence[int], _: int) -> Losses:
         batch = _batch(run, numbers)
         states = model.packed.embed(batch.ids, batch.blocks)
         for layer in model.packed.layers:
             states = gated_layer(layer, states, batch.blocks, dropout=run.recipe.dropout)
-        return [F.cross_entropy(model.logits(states, batch.blocks).float(), batch.labels)]
+        return {"labels": F.cross_entropy(model.logits(states, batch.blocks).float(), batch.labels)}
 
     return _stage(run, "dense", run.recipe.dense_steps, model, loss, lr=run.recipe.lr)
 
@@ -49,7 +50,7 @@ def static(run: Run, teacher: TextClassifier) -> tuple[Stage, Callable[[], TextC
     model = copy.deepcopy(teacher).requires_grad_(True)
     gates, prices = EncoderGates(model.packed).to(run.device), Multipliers().to(run.device)
 
-    def loss(numbers: Sequence[int], step: int) -> list[Tensor]:
+    def loss(numbers: Sequence[int], step: int) -> Losses:
         batch = _batch(run, numbers)
         values = gates.sample()
         states = gated_embedding(model.packed, batch.ids, batch.blocks, values)
@@ -60,7 +61,11 @@ def static(run: Run, teacher: TextClassifier) -> tuple[Stage, Callable[[], TextC
             far.append(((states - wanted[i]).square() * values.hidden.detach()).mean())
         target = 1 + (recipe.size - 1) * _ramp(run, step, recipe.static_steps)
         followed = _followed(run, model.logits(states, batch.blocks), wanted_logits, batch.labels)
-        return [followed, recipe.layers * torch.stack(far).mean(), prices(gates.expected_size(), target)]
+        return {
+            "followed": followed,
+            "layers": recipe.layers * torch.stack(far).mean(),
+            "price": prices(gates.expected_size(), target),
+        }
 
     def made() -> TextClassifier:
         values = settled_at(gates, recipe.size)
@@ -85,13 +90,13 @@ def static(run: Run, teacher: TextClassifier) -> tuple[Stage, Callable[[], TextC
 def folded(run: Run, teacher: TextClassifier, model: TextClassifier) -> Stage:
     """The smaller model learns on."""
 
-    def loss(numbers: Sequence[int], _: int) -> list[Tensor]:
+    def loss(numbers: Sequence[int], _: int) -> Losses:
         batch = _batch(run, numbers)
         states = model.packed.embed(batch.ids, batch.blocks)
         for layer in model.packed.layers:
             states = gated_layer(layer, states, batch.blocks, dropout=run.recipe.dropout)
         wanted = _teacher(teacher, batch)[1]
-        return [_followed(run, model.logits(states, batch.blocks), wanted, batch.labels)]
+        return {"followed": _followed(run, model.logits(states, batch.blocks), wanted, batch.labels)}
 
     return _stage(run, "folded", run.recipe.folded_steps, model, loss)
 
@@ -114,16 +119,16 @@ def dynamic(run: Run, teacher: TextClassifier, model: TextClassifier) -> Stage:
     recipe, prices = run.recipe, Multipliers().to(run.device)
     encoder: Any = model.encoder
 
-    def loss(numbers: Sequence[int], step: int) -> list[Tensor]:
+    def loss(numbers: Sequence[int], step: int) -> Losses:
         batch = _batch(run, numbers)
         states, traces = encoder.masked(batch.ids, batch.blocks, batch.protected, dropout=recipe.dropout)
         target = 1 + (recipe.tokens - 1) * _ramp(run, step, recipe.dynamic_steps)
         wanted = _teacher(teacher, batch)[1]
-        return [
-            _followed(run, model.logits(states, batch.blocks), wanted, batch.labels),
-            prices(norm_share(traces), target),
-            recipe.entropy * entropy_term(traces),
-        ]
+        return {
+            "followed": _followed(run, model.logits(states, batch.blocks), wanted, batch.labels),
+            "price": prices(norm_share(traces), target),
+            "entropy": recipe.entropy * entropy_term(traces),
+        }
 
     return _stage(run, "dynamic", recipe.dynamic_steps, model, loss, prices=prices)
 
@@ -133,34 +138,31 @@ def _stage(
     name: str,
     n_steps: int,
     model: TextClassifier,
-    loss: Callable[[Sequence[int], int], list[Tensor]],
+    loss: Callable[[Sequence[int], int], Losses],
     *,
     lr: float | None = None,
     gates: EncoderGates | None = None,
     prices: Multipliers | None = None,
-    point: Callable[[], dict[str, float]] | None = None,
+    point: Measure | None = None,
 ) -> Stage:
     """A stage whose embeddings stay frozen, whose gates learn at a constant rate and whose prices climb."""
     recipe = run.recipe
+    peak = recipe.late_lr if lr is None else lr
     for frozen in (model.packed.words, model.packed.positions, model.packed.norm):
         frozen.requires_grad_(False)
-    groups: list[dict[str, Any]] = [
-        {"params": list(model.packed.layers.parameters()), "factor": 1.0, "weight_decay": recipe.weight_decay},
-        {"params": list(model.head.parameters()), "factor": recipe.head_factor, "weight_decay": 0.0},
+    modules: dict[str, nn.Module] = {"model": model}
+    groups = [
+        Group(list(model.packed.layers.parameters()), peak, recipe.weight_decay),
+        Group(list(model.head.parameters()), peak * recipe.head_factor),
     ]
     if isinstance(model.encoder, DroppingEncoder):
-        samplers = list(model.encoder.samplers.parameters())
-        groups.append({"params": samplers, "factor": recipe.sampler_factor, "weight_decay": 0.0})
-    modules: dict[str, nn.Module] = {"model": model}
-    for key, part, rate in (("gates", gates, recipe.gate_lr), ("prices", prices, recipe.price_lr)):
-        if part is not None:
-            modules[key] = part
-            rest = {"lr": rate, "weight_decay": 0.0, "maximize": key == "prices"}
-            groups.append({"params": list(part.parameters()), "factor": 0.0, **rest})
-
-    def cast(numbers: Sequence[int], step: int) -> list[Tensor]:
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=recipe.bf16):
-            return [part.float() for part in loss(numbers, step)]
+        groups.append(Group(list(model.encoder.samplers.parameters()), peak * recipe.sampler_factor))
+    if gates is not None:
+        modules["gates"] = gates
+        groups.append(Group(list(gates.parameters()), recipe.gate_lr, is_scheduled=False))
+    if prices is not None:
+        modules["prices"] = prices
+        groups.append(Group(list(prices.parameters()), recipe.price_lr, is_scheduled=False, maximize=True))
 
     def measured() -> dict[str, float]:
         figures = measure(model, _some(run))
@@ -168,16 +170,17 @@ def _stage(
 
     return Stage(
         name=name,
-        n_steps=n_steps,
+        steps=n_steps,
         batch_size=recipe.batch_size,
-        seed=recipe.seed,
+        n_rows=len(run.rows),
         eval_every=recipe.eval_every,
-        modules=modules,
-        optimizer=torch.optim.AdamW(groups, lr=recipe.lr),
-        lr=recipe.late_lr if lr is None else lr,
-        loss=cast,
+        seed=recipe.seed,
+        recipe=plain(recipe),
+        learner=Learner(modules, lambda *given: {key: part.float() for key, part in loss(*given).items()}),
+        groups=groups,
         measure=point or measured,
         after=gates.hold if gates is not None else lambda: None,
+        precision="bf16" if recipe.bf16 else "no",
     )
 
 

@@ -23,7 +23,8 @@ from ctxcompress_integrations.hf.device import resolve_device
 from ctxcompress_integrations.hf.load import MINI, load_encoder
 from ctxcompress_integrations.nn.classifier import TextClassifier
 from ctxcompress_integrations.training import coef_stages
-from ctxcompress_integrations.training.stages import Progress, Stage, run_stage
+from ctxcompress_integrations.training.loop import Progress, finish, plain, run
+from ctxcompress_integrations.training.stages import Stage
 
 STAGES = ("dense", "static", "folded", "dynamic")
 
@@ -121,18 +122,28 @@ class Run:
         if not self.file(stage).exists():
             return None
         model, _, card = coef_weights.load(self.file(stage))
-        if card["recipe"] != json.loads(json.dumps(asdict(self.recipe))):
+        if card["recipe"] != plain(self.recipe):
             raise ValueError(f"{self.file(stage)} belongs to another recipe; delete it, or choose another --out")
         self.curves[stage] = card["curve"]
         return model.to(self.device)
 
     def train(self, stage: Stage, made: Callable[[], TextClassifier]) -> TextClassifier:
         """Run a stage, write what ``made`` gives at its end, and return that."""
-        state = self.out.with_suffix(f".{stage.name}.checkpoint")
-        progress = run_stage(stage, len(self.rows), state, asdict(self.recipe), self.report)
+        file = self.file(stage.name)
+        progress = run(
+            stage.learner,
+            stage.groups,
+            stage,
+            file,
+            measure=stage.measure,
+            report=lambda progress: self.report(stage.name, progress, stage.steps),
+            after=stage.after,
+        )
         self.curves[stage.name] = asdict(progress)
         model = made().eval()
-        self.write(model, self.file(stage.name), stage.name)
+        self.write(model, file, stage.name)
+        finish(file)
+        file.with_suffix(".curves.json").unlink()  # they are among those of the whole run now
         return model
 
     def write(self, model: TextClassifier, path: Path, stage: str) -> None:

@@ -30,7 +30,7 @@ from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
-from ctxcompress_integrations.training.loop import Losses, Progress, finish, plain, run
+from ctxcompress_integrations.training.loop import Group, Losses, Progress, finish, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
 
 CARD = "ctxcompress.json"
@@ -95,6 +95,7 @@ class LlocoCourse:
 
     eval_every = property(lambda self: self.recipe.eval_every)
     clip = property(lambda self: self.recipe.clip)
+    seed = property(lambda self: self.recipe.seed)
     precision = property(lambda self: self.recipe.precision)
 
     @cached_property
@@ -206,7 +207,7 @@ def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: 
     with wearing as adapted:
         learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
-        progress = run(learner, [(learned, recipe.lr)], course, out, report=report, weight_decay=0.0)
+        progress = run(learner, [Group(learned, recipe.lr)], course, out, report=report)
         aside = out.with_name(out.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         adapted.save_pretrained(str(aside), save_embedding_layers=False)

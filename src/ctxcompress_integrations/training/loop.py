@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,39 @@ Measure = Callable[[], dict[str, float]]
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that learn alike.
+
+    Attributes:
+        lr: peak learning rate; constant where ``is_scheduled`` is False, and then gradients are not clipped either.
+        maximize: the loss is climbed (Lagrange multipliers).
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    weight_decay: float = 0.0
+    is_scheduled: bool = True
+    maximize: bool = False
+
+
+class Learner(nn.Module):
+    """Modules that learn and the losses that they learn from, as one module, so that whatever wraps modules wraps both.
+
+    Args:
+        modules: by name.
+        losses: called with whatever a course hands over.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], losses: Callable[..., Losses]) -> None:
+        super().__init__()
+        self.learning, self.losses = nn.ModuleDict(modules), losses
+
+    def forward(self, *given: Any) -> Losses:
+        """Losses by name."""
+        return self.losses(*given)
+
+
 class Course(Protocol):
     """What a run consists of. A step is decided by its number, from 0, and the process's."""
 
@@ -56,6 +90,10 @@ class Course(Protocol):
     @property
     def clip(self) -> float:
         """Norm of the gradients."""
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn on the way (dropout, gates)."""
 
     @property
     def precision(self) -> Literal["no", "bf16"]:
@@ -74,35 +112,41 @@ class Course(Protocol):
 
 def run(
     learner: nn.Module,
-    groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+    groups: Sequence[Group],
     course: Course,
     out: Path,
     *,
     measure: Measure = dict,
     report: Report = lambda _: None,
-    weight_decay: float = 0.01,
+    after: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train in place; ``out`` + ".checkpoint" holds the state while training, the curves go beside ``out``.
 
     Args:
         learner: what is called by ``course``, wrapped for the devices at hand.
-        groups: parameters that learn, with their peak learning rates.
+        groups: parameters that learn, and how.
         course: the steps.
         out: the file that the caller writes in the end; then it calls :func:`finish`.
         measure: a point of the dev curve.
         report: told after every step.
-        weight_decay: of AdamW.
+        after: called after each step of the optimizer.
 
     Raises:
         ValueError: nothing that learns, parameters that are not in float32, a checkpoint of another plan.
         TrainingError: a loss that is not a number; the last checkpoint stays as it was.
     """
-    parameters = [parameter for group, _ in groups for parameter in group]
+    parameters = [parameter for group in groups for parameter in group.parameters]
+    clipped = [parameter for group in groups if group.is_scheduled for parameter in group.parameters]
     if not parameters:
         raise ValueError("nothing learns: give summarizers, or a reader_lr above 0")
     if other := {p.dtype for p in parameters} - {torch.float32}:
         raise ValueError(f"what learns must be in float32, got {other.pop()}: load the model with dtype='float32'")
-    optimizer = torch.optim.AdamW([{"params": g, "lr": lr} for g, lr in groups], weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay, "maximize": g.maximize}
+            for g in groups
+        ]
+    )
     accelerator = require("accelerate", extra="torch").Accelerator(
         mixed_precision=course.precision, cpu=parameters[0].device.type == "cpu"
     )
@@ -113,9 +157,9 @@ def run(
     recent: list[dict[str, float]] = []
     started = time.perf_counter() - progress.seconds
     while progress.step < course.steps:
-        torch.manual_seed(progress.step)  # dropout, where an adapter has some
-        for group, (_, lr) in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = lr * course.rate_at(progress.step)
+        torch.manual_seed(_drawn(course.seed, progress.step))
+        for known, group in zip(optimizer.param_groups, groups, strict=True):
+            known["lr"] = group.lr * (course.rate_at(progress.step) if group.is_scheduled else 1.0)
         total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
         recent.append({name: float(loss.detach()) for name, loss in losses.items()})
         if not torch.isfinite(total):
@@ -125,8 +169,9 @@ def run(
             )
         optimizer.zero_grad()
         accelerator.backward(total)
-        accelerator.clip_grad_norm_(parameters, course.clip)
+        accelerator.clip_grad_norm_(clipped, course.clip)
         optimizer.step()
+        after()
         progress.step += 1
         progress.seconds = time.perf_counter() - started
         if progress.step % course.eval_every == 0 or progress.step == course.steps:
@@ -154,6 +199,11 @@ def plain(recipe: Any) -> dict[str, Any]:
     """A recipe, a dataclass, as plain JSON."""
     made: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     return made
+
+
+def _drawn(seed: int, step: int) -> int:
+    """A seed of its own for every step of every run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
 
 
 def _means(recent: Sequence[Mapping[str, float]]) -> dict[str, float]:

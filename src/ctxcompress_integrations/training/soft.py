@@ -23,7 +23,7 @@ from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training.lessons import Mix, Study, lessons
-from ctxcompress_integrations.training.loop import Losses, Measure, Progress, plain, run
+from ctxcompress_integrations.training.loop import Group, Losses, Measure, Progress, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
 
 
@@ -100,6 +100,7 @@ class SoftCourse:
     steps = property(lambda self: self.recipe.steps)
     eval_every = property(lambda self: self.recipe.eval_every)
     clip = property(lambda self: self.recipe.clip)
+    seed = property(lambda self: self.recipe.seed)
     precision = property(lambda self: self.recipe.precision)
 
     @cached_property
@@ -153,17 +154,10 @@ def train_soft(
     own = _unfreeze(reader, is_frozen=not recipe.reader_lr)
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
     learner = Teaching(reader, splicer, prompt=recipe.prompt, written=modules, recomputes=recipe.recomputes).eval()
-    groups = [([p for m in modules for p in m.parameters()], recipe.lr), (own, recipe.reader_lr)]
+    written = [parameter for module in modules for parameter in module.parameters()]
+    groups = [Group(p, lr, recipe.weight_decay) for p, lr in ((written, recipe.lr), (own, recipe.reader_lr)) if p]
     course = SoftCourse(recipe, studies, summarizers)
-    progress = run(
-        learner,
-        [group for group in groups if group[0]],
-        course,
-        out,
-        measure=measure,
-        report=report,
-        weight_decay=recipe.weight_decay,
-    )
+    progress = run(learner, groups, course, out, measure=measure, report=report)
     if own:
         for summarizer in summarizers:
             vars(summarizer).pop("bases", None)  # digests of a reader that has learned since
