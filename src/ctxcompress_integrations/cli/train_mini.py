@@ -40,7 +40,7 @@ def mini(
     from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.evaluation.sets import load_set, load_training
     from ctxcompress_integrations.training.curves import plot_curves
-    from ctxcompress_integrations.training.mini import Progress as State
+    from ctxcompress_integrations.training.loop import Progress as State
     from ctxcompress_integrations.training.mini import Recipe, train_mini
 
     console = Console()
@@ -60,8 +60,8 @@ def mini(
     with progress_bar(console) as bar:
         task = bar.add_task("preparing", total=steps)
 
-        def report(state: State, _: Recipe) -> None:
-            latest = f"loss {sum(state.losses[-1][1]):.2f}" if state.losses else "training"
+        def report(state: State) -> None:
+            latest = f"loss {sum(state.losses[-1][1].values()):.2f}" if state.losses else "training"
             bar.update(task, completed=state.step, description=latest)
             if state.dev and state.dev[-1][0] == state.step:
                 points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())

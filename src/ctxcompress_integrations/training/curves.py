@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ctxcompress_integrations._optional import require
-
-MINI = ("among all sentences", "in its passage", "answerable", "answer tokens", "drift")
-"""What the losses of ``train mini`` are called, which its curves hold in this order."""
 
 
 def plot_curves(path: Path) -> Path:
@@ -35,11 +31,10 @@ def plot_curves(path: Path) -> Path:
     return out
 
 
-def _lines(points: list[tuple[int, Any]]) -> dict[str, list[tuple[int, float]]]:
+def _lines(points: list[tuple[int, dict[str, float]]]) -> dict[str, list[tuple[int, float]]]:
     """(step, value) by name; a name may come and go, as a stage has it."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for step, values in points:
-        named = values if isinstance(values, dict) else dict(zip(MINI, values, strict=True))
-        for name, value in named.items():
-            lines.setdefault(name, []).append((step, value))
+        for name, value in values.items():
+            lines.setdefault(name.replace("_", " "), []).append((step, value))
     return lines

@@ -6,15 +6,14 @@ checkpoint stands. The same command uses a GPU when there is one.
 
 from __future__ import annotations
 
-import json
 import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
@@ -27,9 +26,9 @@ from ctxcompress_integrations.nn.late_interaction import LateInteraction, Traini
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.training.calibration import calibrate
-from ctxcompress_integrations.training.checkpoint import load_checkpoint, save_checkpoint
-from ctxcompress_integrations.training.mini_data import TrainingSet, batches, build
-from ctxcompress_integrations.training.mini_loss import batch_losses
+from ctxcompress_integrations.training.loop import Group, Learner, Progress, finish, plain, run
+from ctxcompress_integrations.training.mini_data import Batch, TrainingSet, batches, build
+from ctxcompress_integrations.training.mini_loss import Losses, batch_losses
 from ctxcompress_integrations.training.neighbours import neighbours_of
 
 
@@ -60,19 +59,27 @@ class Recipe:
     eval_every: int = 200
 
 
-@dataclass(slots=True)
-class Progress:
-    """What a run has seen so far, as its checkpoint keeps it.
+class MiniCourse:
+    """Batches of neighbouring passages, in the order that the seed decides.
 
-    Attributes:
-        losses: (step, mean losses since the last point).
-        dev: (step, {"set budget": answer kept}).
+    Args:
+        recipe: how.
+        stream: the batches, from the first step on.
     """
 
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[tuple[int, list[float]]] = field(default_factory=list)
-    dev: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    precision: Literal["no", "bf16"] = "no"  # the losses say themselves what is computed in bf16
+
+    def __init__(self, recipe: Recipe, stream: Iterator[Batch]) -> None:
+        self.steps, self.eval_every, self.clip, self.seed = recipe.steps, recipe.eval_every, recipe.clip, recipe.seed
+        self.plan, self._recipe, self._stream = plain(recipe), recipe, enumerate(stream)
+
+    def rate_at(self, step: int) -> float:
+        return min(1.0, (step + 1) / self._recipe.warm_up) * (1 - step / self.steps)
+
+    def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = next(batch for number, batch in self._stream if number == step)
+        losses: dict[str, Tensor] = learner(batch, random.Random(f"{self.seed}/{step}"))
+        return Losses(**losses).total, losses
 
 
 def train_mini(
@@ -84,7 +91,7 @@ def train_mini(
     calibration: Sequence[Dataset] = (),
     sources: Sequence[str] = (),
     device: str = "auto",
-    report: Callable[[Progress, Recipe], None] = lambda *_: None,
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Mini:
     """Train, write ``out`` and return the scorer.
 
@@ -114,35 +121,21 @@ def train_mini(
     base_layers = base_layers[recipe.n_frozen :].to(target).requires_grad_(False)
     _first_projection(model, data)
     head = TrainingHead().to(target)
-    progress, state = Progress(), out.with_name(out.name + ".checkpoint")
-    optimizer, modules = _optimizer(model, head, recipe), {"model": model, "head": head}
-    if state.exists():
-        progress = Progress(**load_checkpoint(state, modules, optimizer, asdict(recipe)))
+    groups = _groups(model, head, recipe)
     neighbours = neighbours_of(data, base.to(target), tokenizer, out.with_name(out.name + ".neighbours"))
-    scorer = Mini(trained.TrainedEncoder(model, tokenizer), cache_bytes=0)
-    stream = islice(batches(data, neighbours, seed=recipe.seed), progress.step, recipe.steps)
-    recent: list[list[float]] = []
-    started = time.perf_counter() - progress.seconds
-    for batch in stream:
-        _schedule(optimizer, progress.step, recipe)
-        generator = random.Random(f"{recipe.seed}/{progress.step}")
-        losses = batch_losses(model.train(), head, base_layers, data, batch, tokenizer, generator)
-        optimizer.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], recipe.clip)
-        optimizer.step()
-        recent.append([float(loss.detach()) for loss in losses])
-        progress.step += 1
-        progress.seconds = time.perf_counter() - started
-        if progress.step % recipe.eval_every == 0 or progress.step == recipe.steps:
-            progress.losses.append((progress.step, torch.tensor(recent).mean(dim=0).tolist()))
-            model.eval()
-            progress.dev.append((progress.step, _dev_point(scorer, dev)))
-            recent = []
-            save_checkpoint(state, modules, optimizer, asdict(recipe), asdict(progress))
-            _write_curves(out, recipe, progress)
-        report(progress, recipe)
-    model.eval()
+    scorer = Mini(trained.TrainedEncoder(model.eval(), tokenizer), cache_bytes=0)
+
+    def losses(batch: Batch, generator: random.Random) -> dict[str, Tensor]:
+        return batch_losses(model, head, base_layers, data, batch, tokenizer, generator)._asdict()
+
+    progress = run(
+        Learner({"model": model, "head": head}, losses),
+        groups,
+        MiniCourse(recipe, batches(data, neighbours, seed=recipe.seed)),
+        out,
+        measure=lambda: _dev_point(scorer, dev),
+        report=report,
+    )
     thresholds = calibrate(scorer, calibration)
     card = {
         "recipe": asdict(recipe),
@@ -162,7 +155,7 @@ def train_mini(
         n_frozen=recipe.n_frozen,
         card=card,
     )
-    state.unlink(missing_ok=True)
+    finish(out)
     scorer.encoder.card, scorer.thresholds = card, thresholds
     return scorer
 
@@ -180,36 +173,20 @@ def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) ->
         model.passage.weight.copy_(axes.T)
 
 
-def _optimizer(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> torch.optim.AdamW:
+def _groups(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> list[Group]:
     encoder = model.encoder
     for module in (encoder.words, encoder.positions, encoder.norm, *encoder.layers[: recipe.n_frozen]):
         module.requires_grad_(False)
     layers = list(encoder.layers[recipe.n_frozen :].parameters())
     of_encoder = {id(p) for p in encoder.parameters()}
     heads = [p for p in (*model.parameters(), *head.parameters()) if id(p) not in of_encoder]
-    groups = [
-        {"params": layers, "factor": 1.0, "weight_decay": recipe.weight_decay},
-        {"params": heads, "factor": recipe.head_factor, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, step: int, recipe: Recipe) -> None:
-    share = min(1.0, (step + 1) / recipe.warm_up) * (1 - step / recipe.steps)
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.lr * group["factor"] * share
+    return [Group(layers, recipe.lr, recipe.weight_decay), Group(heads, recipe.lr * recipe.head_factor)]
 
 
 def _dev_point(scorer: Mini, dev: Sequence[Dataset]) -> dict[str, float]:
     found = {}
     for dataset in dev:
         ratios = (0.05, 0.1, 0.25) if len(dataset.examples[0].passages) > 1 else (0.25,)
-        for run in run_method(dataset, "mini", scorer, [Budget(r) for r in ratios], scorer.count_tokens):
-            found[f"{dataset.name} {run.budget}"] = weighted_mean(run.answer)
+        for measured in run_method(dataset, "mini", scorer, [Budget(r) for r in ratios], scorer.count_tokens):
+            found[f"{dataset.name} {measured.budget}"] = weighted_mean(measured.answer)
     return found
-
-
-def _write_curves(out: Path, recipe: Recipe, progress: Progress) -> None:
-    curves = {"recipe": asdict(recipe), **asdict(progress)}
-    path = out.with_suffix(".curves.json")
-    path.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")

@@ -76,7 +76,7 @@ def test_200_steps_improve_on_the_start_and_the_weights_load(base, tmp_path):
     assert end > 0.8
     curves = json.loads(out.with_suffix(".curves.json").read_text())
     assert [step for step, _ in curves["losses"]] == [100, 200]
-    assert sum(curves["losses"][1][1]) < sum(curves["losses"][0][1])
+    assert sum(curves["losses"][1][1].values()) < sum(curves["losses"][0][1].values())
     assert not list(tmp_path.glob("*.checkpoint"))
     loaded = load_compressor("mini", model=base, weights=str(out), device="cpu", dtype="float32")
     assert kept(loaded.scorer, held_out) == pytest.approx(end, abs=0.05)  # layers are stored in bf16
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path):
     plan = recipe(base, steps=6, eval_every=2)
     train_mini(rows, tmp_path / "whole.safetensors", plan)
 
-    def stop(progress, _):
+    def stop(progress):
         if progress.step == 3:
             raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path):
         train_mini(rows, tmp_path / "parts.safetensors", plan, report=stop)
     assert not (tmp_path / "parts.safetensors").exists()
     steps = []
-    train_mini(rows, tmp_path / "parts.safetensors", plan, report=lambda p, _: steps.append(p.step))
+    train_mini(rows, tmp_path / "parts.safetensors", plan, report=lambda p: steps.append(p.step))
     assert steps == [3, 4, 5, 6]  # the checkpoint stands at 2
     whole, parts = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(base, tmp_path):
 def test_a_checkpoint_of_another_recipe_is_not_mixed_in(base, tmp_path):
     rows, out = list(examples(0, 10)), tmp_path / "x.safetensors"
 
-    def stop(progress, _):
+    def stop(progress):
         if progress.step == 2:
             raise KeyboardInterrupt
 
