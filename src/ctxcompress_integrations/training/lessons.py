@@ -1,15 +1,17 @@
 """What a reader is shown and asked in one step of training: passages, as text or as vectors, and tasks about them.
 
-Every task is a question of the prompt that readers answer later: giving a passage back (autoencoding) and going on with
-it (continuation) are questions, too, so that whoever learned them reads the vectors in the place where they will stand.
+Every task is a question of the prompt that readers answer later: giving a passage back (autoencoding), telling what it
+says in another order (retelling) and going on with it (continuation) are questions, too, so that whoever learned them
+reads the vectors in the place where they will stand.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -21,18 +23,26 @@ from ctxcompress_integrations.pipeline import around
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, SummaryVectors
 from ctxcompress_integrations.text.parts import Part
 
-Kind: TypeAlias = Literal["continue", "autoencode", "answer"]
+Kind: TypeAlias = Literal["continue", "retell", "autoencode", "answer"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+NONE: Mapping[str, Sequence[str]] = MappingProxyType({})
 REPEAT = "What does the last passage say, word by word?"
+RETELL = "What does the last passage say, in another order?"
 CONTINUE = "How does the last passage go on?"
 
 
 class Study(NamedTuple):
-    """A passage to learn on, and what is asked of it: ``(question, answer)``."""
+    """A passage to learn on.
+
+    Attributes:
+        questions: what is asked of it, ``(question, answer)``.
+        tellings: other ways to say all that it says.
+    """
 
     text: str
     n_tokens: int
     questions: tuple[tuple[str, str], ...]
+    tellings: tuple[str, ...] = ()
 
 
 class Task(NamedTuple):
@@ -78,6 +88,8 @@ class Mix:
 
     Attributes:
         continuation: share of the steps that ask how a passage goes on.
+        retelling: share of the steps that ask for another telling of passages that have one. Positions can copy a text;
+            only what stands where, of whom, can tell it in another order.
         autoencode: share of the others that, beside its questions, ask for the passage itself.
         n_questions: that a lesson asks at most of the study's own.
         n_passages: that a prompt shows at most; the others are of other studies.
@@ -87,6 +99,7 @@ class Mix:
 
     autoencode: float = 1.0
     continuation: float = 0.0
+    retelling: float = 0.0
     n_questions: int = 8
     n_passages: int = 1
     text_share: float = 0.0
@@ -94,7 +107,13 @@ class Mix:
 
 
 def studies_of(
-    examples: Iterable[Example], splicer: Splicer, *, prompt: str, limit: int | None, max_answer: int
+    examples: Iterable[Example],
+    splicer: Splicer,
+    *,
+    prompt: str,
+    limit: int | None,
+    max_answer: int,
+    tellings: Mapping[str, Sequence[str]] = NONE,
 ) -> tuple[list[Study], dict[str, int]]:
     """What can be learned on, and how many examples cannot be used, by the reason.
 
@@ -104,6 +123,7 @@ def studies_of(
         prompt: with ``{context}`` and ``{question}``.
         limit: positions that the reader reads; None for no limit.
         max_answer: tokens of the longest answer.
+        tellings: other ways to say what a text says, by the text.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     left_out: Counter[str] = Counter()
@@ -123,7 +143,8 @@ def studies_of(
             left_out[f"take more than the {limit} positions of the reader"] += 1
         else:
             found.setdefault(text, []).append((example.question, example.answers[0]))
-    return [Study(text, n_text[text], tuple(asked)) for text, asked in found.items()], dict(left_out)
+    studies = [Study(t, n_text[t], tuple(asked), tuple(tellings.get(t, ()))) for t, asked in found.items()]
+    return studies, dict(left_out)
 
 
 def _answering(example: Example) -> str | None:
@@ -152,10 +173,10 @@ def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Rand
     return [_lesson(i, chosen, kind, mix, draw) for i in range(batch)]
 
 
-def _shares(mix: Mix) -> tuple[float, float, float]:
-    """How often a step is of each kind."""
-    rest = 1 - mix.continuation
-    return mix.continuation, rest * mix.autoencode, rest * (1 - mix.autoencode)
+def _shares(mix: Mix) -> tuple[float, ...]:
+    """How often a step is of each of :data:`KINDS`."""
+    rest = 1 - mix.continuation - mix.retelling
+    return mix.continuation, mix.retelling, rest * mix.autoencode, rest * (1 - mix.autoencode)
 
 
 def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
@@ -168,6 +189,8 @@ def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.
         cut = draw.randint(len(words) // 3, len(words) - 2)
         begun, rest = " ".join(words[:cut]), " ".join(words[cut:])
         return Lesson((shown(begun),), (Task("continue", CONTINUE, rest),))
+    if kind == "retell" and study.tellings:
+        return Lesson((shown(study.text),), (Task("retell", RETELL, draw.choice(study.tellings)),))
     others = [other for j, other in enumerate(chosen) if j != i]
     others = draw.sample(others, min(len(others), draw.randint(1, mix.n_passages) - 1))
     asked = draw.sample(study.questions, min(len(study.questions), mix.n_questions))

@@ -22,7 +22,7 @@ from torch import Tensor
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
-from ctxcompress_integrations.training.lessons import Mix, Study, lessons
+from ctxcompress_integrations.training.lessons import KINDS, Mix, Study, lessons
 from ctxcompress_integrations.training.loop import Group, Losses, Measure, Progress, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
 
@@ -34,13 +34,13 @@ class Stage:
     Attributes:
         mix: what lessons are made of.
         ratio: tokens per vector; None for the summarizer's own.
-        weights: of the losses by name: "autoencode", "continue", "answer", "distil"; what is not named counts 0.
+        weights: of the losses by name, the kinds of tasks and "distil"; what is not named counts 0.
     """
 
     steps: int
     mix: Mix = field(default_factory=Mix)
     ratio: int | None = None
-    weights: Mapping[str, float] = field(default_factory=lambda: {"autoencode": 1.0, "continue": 1.0, "answer": 1.0})
+    weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,24 @@ def test_what_cannot_learn_is_refused(tmp_path):
         train_soft(gemma, its, [], tmp_path / "x", recipe(reader_lr=1.0))
 
 
+def test_retelling_asks_for_a_telling_and_its_loss_has_a_name():
+    torch.manual_seed(0)
+    model, tokenizer = tiny_small_world()
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    told = {example.passages[0].text: [f"Told again, {example.passages[0].text}"] for example in rows(8)}
+    known = studies_of(rows(8), splicer, prompt=PROMPT, limit=256, max_answer=16, tellings=told)[0]
+    mix = Mix(retelling=1.0, text_share=1.0)
+    drawn = lessons(known, mix, batch=4, draw=random.Random(0))
+    assert {task.kind for lesson in drawn for task in lesson.tasks} == {"retell"}
+    assert all(lesson.tasks[0].answer == told[lesson.passages[0].text][0] for lesson in drawn)
+    losses = Teaching(model, splicer, prompt=PROMPT)(drawn, None)
+    assert losses.keys() == {"retell"}
+    losses["retell"].backward()
+    without = studies_of(rows(8), splicer, prompt=PROMPT, limit=256, max_answer=16)[0]
+    asked = lessons(without, mix, batch=4, draw=random.Random(0))
+    assert {task.kind for lesson in asked for task in lesson.tasks} == {"answer"}
+
+
 def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
     made = [
         Study(one.text, 80, tuple((e.question, e.answers[0]) for e in one.examples))

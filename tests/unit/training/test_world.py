@@ -77,6 +77,17 @@ def test_a_question_alone_can_only_be_guessed():
     assert right / n < 0.03
 
 
+def test_a_document_is_told_again_in_another_order():
+    for made in world.documents(world.DOMAINS, "dev", 40, n_facts=5):
+        again = [made.told(number) for number in range(6)]
+        assert again[1] == made.told(1)
+        orders = set()
+        for text in again:
+            assert all(fact.value.lower() in text.lower() and fact.name.lower() in text.lower() for fact in made.facts)
+            orders.add(tuple(sorted(fact.value for fact in made.facts if text.lower().find(fact.value.lower()) < 60)))
+        assert len(orders) > 1
+
+
 def test_distractors_name_no_value():
     for domain in world.DOMAINS.values():
         values = {value.lower() for attribute in domain.attributes for value in attribute.values}

@@ -63,6 +63,12 @@ class Document:
         """One question per fact, worded as its number decides."""
         return tuple(self._example(i, fact) for i, fact in enumerate(self.facts))
 
+    def told(self, number: int = 0) -> str:
+        """All facts again, by name, in an order and in wordings that ``number`` decides; without distractors."""
+        draw = random.Random(f"{self.id}/told/{number}")
+        facts = draw.sample(self.facts, len(self.facts))
+        return " ".join(_said(draw.choice(f.attribute.statements), f.name, f.value)[0] for f in facts)
+
     def _example(self, i: int, fact: Fact) -> Example:
         wordings = fact.attribute.questions
         wording = wordings[random.Random(f"{self.id}/{i}").randrange(len(wordings))]
