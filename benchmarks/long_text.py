@@ -33,8 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ctxcompress_integrations.evaluation.bench_mini import read_jsonl
-from ctxcompress_integrations.evaluation.datasets import find_file
+from ctxcompress_integrations.evaluation.jsonl import find_file, read_rows
 from ctxcompress_integrations.evaluation.rows import Row, as_report, write_report
 from ctxcompress_integrations.hf.lambda_models import Decoder
 from ctxcompress_integrations.hf.lambda_pass import Phases
@@ -54,14 +53,14 @@ Way = Callable[[Any], AbstractContextManager[Any]]
 def stories(folder: Path, *, held_out: bool) -> list[str]:
     """Long texts to train on, or those kept for measuring."""
     part = "dev" if held_out else "train"
-    texts = [row["text"] for row in read_jsonl(find_file(folder, f"squality_{part}"))]
+    texts = [row["text"] for _, row in read_rows(find_file(folder, f"squality_{part}"))]
     if held_out:
         return texts
-    tales, meetings = (read_jsonl(find_file(folder, name)) for name in ("fairytaleqa_train", "qmsum_train"))
-    texts += ["\n".join(section["text"] for section in row["sections"]) for row in tales]
-    texts += ["\n".join(f"{speaker}: {text}" for speaker, text in row["turns"]) for row in meetings]
+    tales, meetings = (read_rows(find_file(folder, name)) for name in ("fairytaleqa_train", "qmsum_train"))
+    texts += ["\n".join(section["text"] for section in row["sections"]) for _, row in tales]
+    texts += ["\n".join(f"{speaker}: {text}" for speaker, text in row["turns"]) for _, row in meetings]
     articles: dict[str, dict[str, None]] = {}
-    for row in read_jsonl(find_file(folder, "squad_train_subset")):
+    for _, row in read_rows(find_file(folder, "squad_train_subset")):
         articles.setdefault(row["title"], {})[row["context"]] = None
     return [*texts, *("\n".join(contexts) for contexts in articles.values())]
 

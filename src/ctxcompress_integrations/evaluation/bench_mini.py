@@ -7,17 +7,16 @@ or ``CTXCOMPRESS_DATA``: gzipped or plain JSON lines with ``question``, ``contex
 
 from __future__ import annotations
 
-import gzip
-import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.evaluation.jsonl import read_rows
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import Pipeline
@@ -68,7 +67,7 @@ def _answer_kept(report: Callable[[Row], None], scorer: Mini, data: Path | None)
     """XQuAD English, single passages, sentence unit: how often an answer survives, and whether a budget ever broke."""
     measure = "xquad en, sentence unit, keep_ratio 0.25: answer kept"
     files = [] if data is None else sorted(data.glob(f"{QUALITY_FILE}*.jsonl*"))
-    rows = [row for file in files for row in read_jsonl(file) if row.get("lang", "en") == "en"]
+    rows = [row for file in files for _, row in read_rows(file) if row.get("lang", "en") == "en"]
     if not rows:
         report(Row(measure, None, "share of questions", ">= 0.90", why=_no_data(data, QUALITY_FILE)))
         return
@@ -104,7 +103,9 @@ def _ask(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None
     """Retrieval and compression of one question at a time over an index of ``N_PASSAGES`` real passages."""
     measure = f"ask over {N_PASSAGES} passages, k=8, keep_ratio 0.25: median"
     rows = (
-        [] if data is None else [r for f in sorted(data.glob("squad*.jsonl*")) for r in read_jsonl(f) if "context" in r]
+        []
+        if data is None
+        else [r for f in sorted(data.glob("squad*.jsonl*")) for _, r in read_rows(f) if "context" in r]
     )
     contexts = list(dict.fromkeys(row["context"] for row in rows))[:N_PASSAGES]
     if len(contexts) < N_PASSAGES:
@@ -137,13 +138,6 @@ def _ask(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None
 def has_answer(row: dict[str, Any], result: CompressionResult) -> bool:
     """True when the text of one of the gold answers survives."""
     return any(answer["text"] in result.text for answer in row["answers"])
-
-
-def read_jsonl(path: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a plain or gzipped JSON-lines file."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    yield from map(json.loads, text.splitlines())
 
 
 def _no_data(data: Path | None, name: str) -> str:

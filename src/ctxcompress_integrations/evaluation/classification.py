@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ctxcompress_integrations.evaluation.datasets import DatasetError, find_file, read_rows
+from ctxcompress_integrations.evaluation.jsonl import DatasetError, find_file, read_rows
 from ctxcompress_integrations.nn.classifier import TextClassifier
 from ctxcompress_integrations.nn.flops import BERT_BASE, encoder_flops, lengths_by_layer, shape_of
 from ctxcompress_integrations.nn.packed_encoder import Block, pack
@@ -70,7 +70,7 @@ def load_labelled(folder: Path, name: str, tokenizer: Any, *, limit: int | None 
     """The rows ``{sentence, label}`` or ``{question, sentence, label}`` of a file, tokenized.
 
     Args:
-        folder, name: as for :func:`~ctxcompress_integrations.evaluation.datasets.find_file`.
+        folder, name: as for :func:`~ctxcompress_integrations.evaluation.jsonl.find_file`.
         tokenizer: fast, of the encoder.
         limit: rows to take, evenly spread; None for all.
 

@@ -9,16 +9,14 @@ become metadata, as hosts hand them over.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ctxcompress_integrations.errors import CtxCompressError
+from ctxcompress_integrations.evaluation.jsonl import DatasetError, lines_of
 from ctxcompress_integrations.records import Passage
 
 
@@ -60,10 +58,6 @@ class Problem(NamedTuple):
     why: str
 
 
-class DatasetError(CtxCompressError):
-    """A data set without any usable row, or a folder without the file."""
-
-
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Usable examples of one file, and the rows that were skipped."""
@@ -71,18 +65,6 @@ class Dataset:
     name: str
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...] = ()
-
-
-def find_file(folder: Path, name: str) -> Path:
-    """The file ``name*.jsonl`` or ``name*.jsonl.gz`` of a folder.
-
-    Raises:
-        DatasetError: there is none.
-    """
-    found = sorted([*folder.glob(f"{name}*.jsonl"), *folder.glob(f"{name}*.jsonl.gz")])
-    if not found:
-        raise DatasetError(f"there is no {name}*.jsonl or {name}*.jsonl.gz in {folder}; --data names the folder")
-    return found[0]
 
 
 def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Example], bool] | None = None) -> Dataset:
@@ -98,7 +80,7 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
     """
     examples: list[Example] = []
     problems: list[Problem] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if not line.strip():
             continue
         try:
@@ -111,36 +93,6 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
         first = f" (line {problems[0].line}: {problems[0].why})" if problems else ""
         raise DatasetError(f"{path} has no usable row{first}; the formats are described in docs/evaluation.md")
     return Dataset(name or path.name.split(".")[0], tuple(examples), tuple(problems))
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and objects of a plain or gzipped JSON-lines file.
-
-    Raises:
-        DatasetError: a line that holds no object.
-    """
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line.decode())
-            except ValueError as error:
-                raise DatasetError(f"{path}:{number} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}:{number} must hold an object, got {type(row).__name__}")
-            yield number, row
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a plain or gzipped file; which of the two shows in its bytes, not in its name."""
-    with path.open("rb") as plain:
-        is_packed = plain.read(2) == b"\x1f\x8b"
-        plain.seek(0)
-        file: Iterable[bytes] = gzip.GzipFile(fileobj=plain) if is_packed else plain
-        try:
-            for i, line in enumerate(file):
-                yield line.removeprefix(b"\xef\xbb\xbf") if i == 0 else line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DatasetError(f"{path} is a damaged gzip file ({error}); fetch or make it again") from error
 
 
 def _examples(row: Any, fallback_id: str) -> Iterator[Example]:

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ctxcompress_integrations.evaluation.datasets import Dataset, DatasetError, Example, find_file, load_dataset
+from ctxcompress_integrations.evaluation.datasets import Dataset, Example, load_dataset
+from ctxcompress_integrations.evaluation.jsonl import DatasetError, find_file
 
 LANGUAGES = ("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi", "ro")
 DEFAULT = "mini"

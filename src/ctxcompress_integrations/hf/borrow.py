@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from transformers import PreTrainedModel
+
 from ctxcompress_integrations.errors import UnsupportedModelError
 
 _locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
@@ -28,9 +30,21 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def is_compiled(model: Any) -> bool:
-    """True when a part of a model is a wrapper that torch.compile made, or was compiled in place."""
-    return any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules())
+def patchable(model: Any) -> PreTrainedModel:
+    """The transformers model that is, or is in, ``model``, to be changed inside ``with``.
+
+    Raises:
+        UnsupportedModelError: there is none, or a part is a wrapper that torch.compile made or was compiled in place.
+    """
+    if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in model.modules()):
+        raise UnsupportedModelError(
+            "the model is compiled, and compiled code would not see the patch: enter with the model that was compiled, "
+            "before torch.compile"
+        )
+    found = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
+    if found is None:
+        raise UnsupportedModelError(f"{type(model).__name__} is no transformers model, nor does it hold one")
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.hf.borrow import is_compiled
+from ctxcompress_integrations.hf.borrow import patchable
 from ctxcompress_integrations.nn.token_sampler import TokenSampler
 
 PLAIN = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -80,14 +80,7 @@ def supported_encoder(model: nn.Module, samplers: Mapping[int, TokenSampler]) ->
         UnsupportedModelError: it cannot be patched; the message says why.
         ValueError: samplers of another width, or for layers that it does not have.
     """
-    if is_compiled(model):
-        raise UnsupportedModelError(
-            "the model is compiled, and compiled code would not see the patch: enter with the model that was compiled, "
-            "before torch.compile"
-        )
-    found = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
-    if found is None:
-        raise UnsupportedModelError(f"{type(model).__name__} is no transformers model, nor does it hold one")
+    found = patchable(model)
     config = found.config
     why = _why_not(config, samplers)
     if why is not None:

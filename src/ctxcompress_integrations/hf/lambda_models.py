@@ -13,7 +13,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.hf.borrow import is_compiled
+from ctxcompress_integrations.hf.borrow import patchable
 from ctxcompress_integrations.hf.lambda_alibi import bloom_forward, mpt_forward
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 
@@ -47,14 +47,7 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
     Raises:
         UnsupportedModelError: it cannot be patched; the message says why.
     """
-    if is_compiled(model):
-        raise UnsupportedModelError(
-            "the model is compiled, and compiled code would not see the patch: enter with the model that was compiled, "
-            "before torch.compile"
-        )
-    found = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
-    if found is None:
-        raise UnsupportedModelError(f"{type(model).__name__} is no transformers model, nor does it hold one")
+    found = patchable(model)
     config = found.config.get_text_config(decoder=True)
     why = _why_not(config, shape) if config is found.config else "its decoder is one of several parts"
     if why is not None:

@@ -30,7 +30,7 @@ from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
-from ctxcompress_integrations.training.loop import Group, Losses, Progress, finish, plain, run
+from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Progress, finish, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
 
 CARD = "ctxcompress.json"
@@ -85,18 +85,13 @@ class StoredVectors:
 
 
 @dataclass(frozen=True)
-class LlocoCourse:
+class LlocoCourse(FromRecipe):
     """Epochs over lessons, each in an order of its own."""
 
     recipe: LlocoRecipe
     lessons: Sequence[Lesson]
     stored: StoredVectors
     fingerprint: str
-
-    eval_every = property(lambda self: self.recipe.eval_every)
-    clip = property(lambda self: self.recipe.clip)
-    seed = property(lambda self: self.recipe.seed)
-    precision = property(lambda self: self.recipe.precision)
 
     @cached_property
     def plan(self) -> dict[str, Any]:

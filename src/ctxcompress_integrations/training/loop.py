@@ -58,6 +58,11 @@ class Group:
     is_scheduled: bool = True
     maximize: bool = False
 
+    def as_argument(self) -> dict[str, Any]:
+        """As optimizers take it."""
+        parameters, rest = list(self.parameters), {"weight_decay": self.weight_decay, "maximize": self.maximize}
+        return {"params": parameters, "lr": self.lr, **rest}
+
 
 class Learner(nn.Module):
     """Modules that learn and the losses that they learn from, as one module, so that whatever wraps modules wraps both.
@@ -110,6 +115,17 @@ class Course(Protocol):
         """What is minimised, and the losses that it is made of."""
 
 
+class FromRecipe:
+    """The part of a :class:`Course` that its recipe says."""
+
+    recipe: Any
+
+    eval_every = property(lambda self: self.recipe.eval_every)
+    clip = property(lambda self: self.recipe.clip)
+    seed = property(lambda self: self.recipe.seed)
+    precision = property(lambda self: self.recipe.precision)
+
+
 def run(
     learner: nn.Module,
     groups: Sequence[Group],
@@ -141,12 +157,7 @@ def run(
         raise ValueError("nothing learns: give summarizers, or a reader_lr above 0")
     if other := {p.dtype for p in parameters} - {torch.float32}:
         raise ValueError(f"what learns must be in float32, got {other.pop()}: load the model with dtype='float32'")
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(g.parameters), "lr": g.lr, "weight_decay": g.weight_decay, "maximize": g.maximize}
-            for g in groups
-        ]
-    )
+    optimizer = torch.optim.AdamW([group.as_argument() for group in groups])
     accelerator = require("accelerate", extra="torch").Accelerator(
         mixed_precision=course.precision, cpu=parameters[0].device.type == "cpu"
     )
@@ -162,11 +173,7 @@ def run(
             known["lr"] = group.lr * (course.rate_at(progress.step) if group.is_scheduled else 1.0)
         total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
         recent.append({name: float(loss.detach()) for name, loss in losses.items()})
-        if not torch.isfinite(total):
-            raise TrainingError(
-                f"the loss is not a number at step {progress.step + 1} ({recent[-1]}); lower the learning rate, or "
-                "take precision='no', and run again: training goes on from the last checkpoint"
-            )
+        _check_finite(total, progress.step, recent[-1])
         optimizer.zero_grad()
         accelerator.backward(total)
         accelerator.clip_grad_norm_(clipped, course.clip)
@@ -183,6 +190,14 @@ def run(
                 _write_curves(out, course.plan, progress)
         report(progress)
     return progress
+
+
+def _check_finite(total: Tensor, step: int, losses: Mapping[str, float]) -> None:
+    if not torch.isfinite(total):
+        raise TrainingError(
+            f"the loss is not a number at step {step + 1} ({losses}); lower the learning rate, or take precision='no', "
+            "and run again: training goes on from the last checkpoint"
+        )
 
 
 def checkpoint_of(out: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.evaluation.metrics import weighted_mean
@@ -116,10 +116,7 @@ def train_mini(
     data = build(examples, tokenizer)
     if not data.of_passage:
         raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
-    model = mini_weights.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(target)
-    base_layers = mini_weights.untrained(base, layers=range(base.config.num_hidden_layers), n_dims=1).encoder.layers
-    base_layers = base_layers[recipe.n_frozen :].to(target).requires_grad_(False)
-    _first_projection(model, data)
+    model, base_layers = _start(base, recipe, data, target)
     head = TrainingHead().to(target)
     groups = _groups(model, head, recipe)
     neighbours = neighbours_of(data, base.to(target), tokenizer, out.with_name(out.name + ".neighbours"))
@@ -146,18 +143,20 @@ def train_mini(
         "dev": progress.dev[-1][1] if progress.dev else {},
         "thresholds": thresholds,
     }
-    mini_weights.save(
-        model,
-        out,
-        base=recipe.base,
-        base_sha256=weights_digest(base),
-        layers=recipe.layers,
-        n_frozen=recipe.n_frozen,
-        card=card,
-    )
+    origin = {"base": recipe.base, "base_sha256": weights_digest(base)}
+    mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card)
     finish(out)
     scorer.encoder.card, scorer.thresholds = card, thresholds
     return scorer
+
+
+def _start(base: Any, recipe: Recipe, data: TrainingSet, device: torch.device) -> tuple[LateInteraction, nn.ModuleList]:
+    """The model before its first step, and the layers of the base that it must stay near."""
+    model = mini_weights.untrained(base, layers=recipe.layers, n_dims=recipe.n_dims).to(device)
+    whole = mini_weights.untrained(base, layers=range(base.config.num_hidden_layers), n_dims=1)
+    base_layers = whole.encoder.layers[recipe.n_frozen :].to(device).requires_grad_(False)
+    _first_projection(model, data)
+    return model, base_layers
 
 
 def _first_projection(model: LateInteraction, data: TrainingSet, n: int = 64) -> None:

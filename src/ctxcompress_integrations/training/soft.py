@@ -23,7 +23,7 @@ from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training.lessons import KINDS, Mix, Study, lessons
-from ctxcompress_integrations.training.loop import Group, Losses, Measure, Progress, plain, run
+from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Measure, Progress, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
 
 
@@ -90,7 +90,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class SoftCourse:
+class SoftCourse(FromRecipe):
     """The steps of a recipe on some data; one of several summarizers learns at each step, in turn."""
 
     recipe: Recipe
@@ -98,10 +98,6 @@ class SoftCourse:
     summarizers: Sequence[TokenSummarizer[Any]]
 
     steps = property(lambda self: self.recipe.steps)
-    eval_every = property(lambda self: self.recipe.eval_every)
-    clip = property(lambda self: self.recipe.clip)
-    seed = property(lambda self: self.recipe.seed)
-    precision = property(lambda self: self.recipe.precision)
 
     @cached_property
     def plan(self) -> dict[str, Any]:

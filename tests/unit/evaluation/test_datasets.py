@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ctxcompress_integrations.evaluation.datasets import DatasetError, Stretch, load_dataset
+from ctxcompress_integrations.evaluation.datasets import Stretch, load_dataset
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.evaluation.sets import SETS, is_held_out, load_set, load_training
 
 SPAN = {"id": "a", "question": "Who?", "context": "It was Ada. Not Bob.", "answers": [{"text": "Ada", "start": 7}]}

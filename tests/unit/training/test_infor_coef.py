@@ -13,7 +13,7 @@ from ctxcompress_integrations.cli import app
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.evaluation import bench_infor_coef
 from ctxcompress_integrations.evaluation.classification import Labelled, batch_of, load_labelled, measure
-from ctxcompress_integrations.evaluation.datasets import DatasetError
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.hf import coef_weights
 from ctxcompress_integrations.nn.dropping_encoder import DroppingEncoder
 from ctxcompress_integrations.nn.encoder_gates import size_of
