@@ -20,6 +20,7 @@ from ctxcompress_integrations.cli import (
     train,
     train_infor_coef,
     train_mini,
+    train_small_world,
     train_soft,
 )
 
@@ -39,6 +40,7 @@ app.command("bench")(bench.bench)
 app.command("eval")(evaluation.evaluate)
 train.app.command("mini")(train_mini.mini)
 train.app.command("infor-coef")(train_infor_coef.infor_coef)
+train.app.command("small-world")(train_small_world.small_world)
 train.app.command("soft")(train_soft.soft)
 train.app.command("lloco")(train_soft.lloco)
 app.add_typer(train.app, name="train")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def bench(
     name: Annotated[
-        Literal["quito", "mini", "summaries", "icformer", "lm-infinite", "infor-coef"],
+        Literal["quito", "mini", "summaries", "icformer", "lm-infinite", "infor-coef", "small-world"],
         typer.Argument(help="What to measure."),
     ],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
@@ -26,7 +26,11 @@ def bench(
         typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini' and 'infor-coef'."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Folder of what 'train infor-coef' wrote, TASK.safetensors, for 'infor-coef'.")
+        Path | None,
+        typer.Option(
+            help="Folder of what 'train infor-coef' wrote, TASK.safetensors, for 'infor-coef'; of what 'train "
+            "small-world' wrote, for 'small-world', instead of the weights that ship."
+        ),
     ] = None,
     device: o.Device = "auto",
 ) -> None:
@@ -63,6 +67,10 @@ def bench(
         from ctxcompress_integrations.evaluation.bench_infor_coef import bench_infor_coef
 
         bench_infor_coef(report, data=data, weights=weights, device=device)
+    elif name == "small-world":
+        from ctxcompress_integrations.training.bench_small_world import bench_small_world
+
+        bench_small_world(report, weights=weights, device=device)
     else:
         from ctxcompress_integrations.evaluation.bench_mini import bench_mini
 

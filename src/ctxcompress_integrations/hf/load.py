@@ -23,10 +23,11 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 
 def load_decoder(name: str, *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
     """``(model, tokenizer)`` of a decoder LM by hub name or folder; "small-world" is the one that ships with the
-    package, a demonstration that knows a small invented world and nothing else.
+    package, a demonstration that knows a small invented world and nothing else, and a file of its format another.
     """
-    if name == SMALL_WORLD:
-        return load_small_world(shipped("reader"), device=device, dtype=dtype)
+    if is_small_world(name):
+        weights = shipped("reader") if name == SMALL_WORLD else Path(name)
+        return load_small_world(weights, device=device, dtype=dtype)
     return _load("AutoModelForCausalLM", name, None, device, dtype)
 
 
@@ -118,6 +119,11 @@ def load_small_world(weights: Path, base: str = MINI, *, device: str = "auto", d
     return model.to(device=target, dtype=resolve_dtype(dtype, target)), tokenizer
 
 
+def is_small_world(name: str) -> bool:
+    """True for the small reader that ships, and for a file of such a reader: both speak MiniLM's vocabulary."""
+    return name == SMALL_WORLD or (name.endswith(".safetensors") and Path(name).is_file())
+
+
 def shipped(part: str) -> Path:
     """Weights of the small world that come with the package: "reader", or the name of a summarizer.
 
@@ -128,7 +134,7 @@ def shipped(part: str) -> Path:
     if not path.is_file():
         raise ModelLoadError(
             f"this release ships no weights of {SMALL_WORLD!r} for {part!r}; name a decoder LM by hub name or folder, "
-            "or train them: ctxcompress train soft"
+            "or train them: ctxcompress train small-world"
         )
     return path
 
@@ -136,7 +142,7 @@ def shipped(part: str) -> Path:
 def load_tokenizer(name: str = MINI) -> Any:
     """The tokenizer of a model by hub name or folder, to count tokens with."""
     transformers = require("transformers", extra="torch")
-    name = MINI if name == SMALL_WORLD else name
+    name = MINI if is_small_world(name) else name
     folder = mini_folder() if name == MINI else None
     source, revision = (MINI_HUB, MINI_REVISION) if name == MINI else (name, None)
     with naming(source):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ctxcompress_integrations.allocation import label
 from ctxcompress_integrations.evaluation.datasets import Example
@@ -10,7 +10,6 @@ from ctxcompress_integrations.evaluation.metrics import folded
 from ctxcompress_integrations.pipeline import PROMPT, around
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import SummaryVectors
-from ctxcompress_integrations.summarizers.base import Summarizer
 from ctxcompress_integrations.text.parts import Part
 
 
@@ -18,7 +17,7 @@ def exact_match(
     reader: Reader,
     examples: Sequence[Example],
     *,
-    summarizer: Summarizer | None = None,
+    summarize: Callable[[Sequence[str]], Sequence[SummaryVectors]] | None = None,
     has_context: bool = True,
     prompt: str = PROMPT,
     max_new_tokens: int = 8,
@@ -28,7 +27,7 @@ def exact_match(
     Args:
         reader: that answers.
         examples: of one passage each, with answers.
-        summarizer: whose vectors stand for the passages; None for their text.
+        summarize: texts -> vectors that stand for them; None for the texts themselves.
         has_context: False asks without any passage.
         prompt: with ``{context}`` and ``{question}``.
         max_new_tokens: longest answer.
@@ -40,8 +39,8 @@ def exact_match(
         raise ValueError("there is no example to measure on")
     texts = list(dict.fromkeys(example.passages[0].text for example in examples))
     vectors: Mapping[str, SummaryVectors] = {}
-    if summarizer is not None and has_context:
-        vectors = dict(zip(texts, summarizer.summarize(texts), strict=True))
+    if summarize is not None and has_context:
+        vectors = dict(zip(texts, summarize(texts), strict=True))
 
     def parts(text: str) -> list[Part]:
         if not has_context:

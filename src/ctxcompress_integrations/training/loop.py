@@ -158,9 +158,8 @@ def run(
     if other := {p.dtype for p in parameters} - {torch.float32}:
         raise ValueError(f"what learns must be in float32, got {other.pop()}: load the model with dtype='float32'")
     optimizer = torch.optim.AdamW([group.as_argument() for group in groups])
-    accelerator = require("accelerate", extra="torch").Accelerator(
-        mixed_precision=course.precision, cpu=parameters[0].device.type == "cpu"
-    )
+    kind = parameters[0].device.type
+    accelerator = require("accelerate", extra="torch").Accelerator(cpu=kind == "cpu")
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     state, modules, progress = checkpoint_of(out), {"learned": nn.ParameterList(parameters)}, Progress()
     if state.exists():
@@ -171,7 +170,9 @@ def run(
         torch.manual_seed(_drawn(course.seed, progress.step))
         for known, group in zip(optimizer.param_groups, groups, strict=True):
             known["lr"] = group.lr * (course.rate_at(progress.step) if group.is_scheduled else 1.0)
-        total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
+        # not Accelerate's own: a process could then train in one precision only
+        with torch.autocast(kind, torch.bfloat16, enabled=course.precision == "bf16"):
+            total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
         recent.append({name: float(loss.detach()) for name, loss in losses.items()})
         _check_finite(total, progress.step, recent[-1])
         optimizer.zero_grad()

@@ -12,7 +12,6 @@ from ctxcompress_integrations.testing.tiny import tiny_decoder
 from ctxcompress_integrations.training import world
 
 pytest.importorskip("faiss")
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's
 
 
 class Letters:

@@ -214,7 +214,6 @@ def test_entering_twice_and_several_models():
         pass
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 @torch.no_grad()
 def test_a_wrapped_classifier_and_lora():
     peft = pytest.importorskip("peft")

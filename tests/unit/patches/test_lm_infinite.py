@@ -261,7 +261,6 @@ def test_one_patch_serves_several_models_and_again():
     assert repr(patch) == "LMInfinite(n_global=4, n_local=16, middle=None)"
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 def test_composes_with_lora():
     peft = pytest.importorskip("peft")
     model, ids = decoder("llama_gqa"), tokens()
@@ -283,7 +282,6 @@ def test_composes_with_lora():
     assert not torch.allclose(with_adapter, without, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_gradients_reach_lora_inside():
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(decoder("llama_gqa"), peft.LoraConfig(target_modules=["q_proj", "k_proj"], r=2))

@@ -99,7 +99,6 @@ def test_compiled_inside_follows_the_patch_in_and_out():
     assert not torch.allclose(inside, plain)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's
 def test_entering_twice_and_two_patches():
     peft = pytest.importorskip("peft")
     model = tiny_decoder("llama")[0]

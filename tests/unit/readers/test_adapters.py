@@ -13,7 +13,6 @@ from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
 # what PEFT asks of a model that it wraps; transformers warns of it
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 N = 10
 NEWS = "hub/news-v1.5"
 

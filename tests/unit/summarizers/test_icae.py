@@ -62,7 +62,6 @@ def test_company_changes_nothing(batch_tokens, texts):
         torch.testing.assert_close(torch.as_tensor(one.vectors), alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's use of transformers
 def test_the_reader_is_left_as_it_was(texts):
     """Adapters of the reader's own are off while ICAE writes, and everything is as before when it has written."""
     bare = made().summarize(texts)

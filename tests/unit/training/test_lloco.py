@@ -24,7 +24,6 @@ from ctxcompress_integrations.training.lloco import (
 )
 
 pytest.importorskip("faiss")
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT's
 PROMPT = "{context} Q: {question} A:"
 ANSWERS = ("fox", "dog", "river", "tower")
 

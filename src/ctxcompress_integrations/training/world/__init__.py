@@ -21,7 +21,7 @@ from ctxcompress_integrations.training.world.domains import DOMAINS, HELD_OUT, T
 from ctxcompress_integrations.training.world.kinds import Attribute, Domain
 from ctxcompress_integrations.training.world.words import FIRST, SECOND
 
-__all__ = ["DOMAINS", "HELD_OUT", "SPLITS", "TRAINED", "Document", "document", "documents", "write"]
+__all__ = ["DOMAINS", "HELD_OUT", "SPLITS", "TRAINED", "Document", "document", "documents", "listing", "write"]
 
 Split: TypeAlias = Literal["train", "dev", "test"]
 SPLITS: dict[Split, range] = {
@@ -31,6 +31,7 @@ SPLITS: dict[Split, range] = {
 }
 ALIASED = 0.4
 """How often a document about one entity says "the company" where it could name it."""
+LISTED = "The {a} of {n} is {v}."
 N_SLICES = 8
 """Names are dealt in so many slices: dev gets one, test two, training the rest."""
 _SLICES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4), "dev": (5,), "test": (6, 7)}
@@ -68,6 +69,11 @@ class Document:
         draw = random.Random(f"{self.id}/told/{number}")
         facts = draw.sample(self.facts, len(self.facts))
         return " ".join(_said(draw.choice(f.attribute.statements), f.name, f.value)[0] for f in facts)
+
+    def listed(self, number: int = 0) -> str:
+        """All facts in one plain form, "The founder of Golden Anchor is Laura.", in an order of this number."""
+        facts = random.Random(f"{self.id}/listed/{number}").sample(self.facts, len(self.facts))
+        return " ".join(LISTED.format(a=f.attribute.name, n=f.name, v=f.value) for f in facts)
 
     def _example(self, i: int, fact: Fact) -> Example:
         wordings = fact.attribute.questions
@@ -114,6 +120,23 @@ def document(domain: str, number: int, *, n_facts: int | None = None) -> Documen
             facts.append(Fact(*fact, start=len(text) + start))
         text += sentence
     return Document(f"{domain}-{number}", text, tuple(facts))
+
+
+def listing(domain: str, number: int) -> Document:
+    """What is easiest to look up: one or two attributes of two to four entities, all in one plain form."""
+    of, draw = DOMAINS[domain], random.Random(f"{domain}/listing/{number}")
+    split = next(name for name, numbers in SPLITS.items() if number in numbers)
+    names = [_name(split, domain, 2 * number + slot // 2, slot % 2) for slot in range(draw.randint(2, 4))]
+    told = []
+    for attribute in draw.sample(of.attributes, draw.randint(1, 2)):
+        told += list(zip(names, [attribute] * len(names), draw.sample(attribute.values, len(names)), strict=True))
+    text, facts = "", []
+    for name, attribute, value in draw.sample(told, len(told)):
+        text += " " if text else ""
+        start = len(text) + len(LISTED.removesuffix("{v}.").format(a=attribute.name, n=name))
+        facts.append(Fact(name, attribute, value, start))
+        text += LISTED.format(a=attribute.name, n=name, v=value)
+    return Document(f"{domain}-listing-{number}", text, tuple(facts))
 
 
 def documents(

@@ -1,0 +1,41 @@
+"""``train small-world``: the small reader that ships, and the summarizers that write for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ctxcompress_integrations.training.loop import Progress
+
+
+def small_world(
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for weights, curves and checkpoints.")],
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Make the weights that ship, from MiniLM and documents that are invented on the way. About two hours on one CPU
+    core. An interrupted run goes on.
+    """
+    from ctxcompress_integrations._progress import progress_bar
+    from ctxcompress_integrations.training.curves import plot_curves
+    from ctxcompress_integrations.training.small_world import Plan, SmallWorld
+
+    out.mkdir(parents=True, exist_ok=True)
+    plan, console = Plan(seed=seed), Console()
+    with progress_bar(console) as bar:
+        tasks = {lesson: bar.add_task(lesson, total=plan.recipe(lesson).steps) for lesson in plan.lessons}
+
+        def report(lesson: str, seen: Progress) -> None:
+            bar.update(tasks[lesson], completed=seen.step)
+            if seen.dev and seen.dev[-1][0] == seen.step:
+                points = {**seen.losses[-1][1], **seen.dev[-1][1]}
+                said = ", ".join(f"{name} {value:.3f}" for name, value in points.items())
+                console.print(f"{lesson}, step {seen.step}: {said}", highlight=False)
+
+        SmallWorld(out, plan, report=report).train()
+    for curves in sorted(out.glob("*.curves.json")):
+        plot_curves(curves)
+    console.print(f"wrote {', '.join(path.name for path in sorted(out.glob('small-world-*.safetensors')))}")

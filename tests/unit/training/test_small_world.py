@@ -1,0 +1,85 @@
+"""The recipe of the weights that ship, and their measure, in a few steps each: every lesson runs, none runs twice."""
+
+from dataclasses import replace
+
+import pytest
+
+from ctxcompress_integrations.errors import SummaryMismatchError
+from ctxcompress_integrations.hf.load import load_tokenizer, mini_folder
+from ctxcompress_integrations.readers import load_reader
+from ctxcompress_integrations.summarizers import load_summarizer
+from ctxcompress_integrations.training import bench_small_world as bench
+from ctxcompress_integrations.training import small_world, world
+from ctxcompress_integrations.training.exact import exact_match
+
+pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
+SHORT = small_world.Plan(copying=1, telling=1, text=2, vectors=3, icae=1, icformer=1, batch=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of parts, and the lessons with the steps at which each reported."""
+    folder, seen = tmp_path_factory.mktemp("small-world"), []
+    with pytest.MonkeyPatch.context() as patch:
+        for size in ("N_LISTINGS", "N_SHORT", "N_DOCUMENTS"):
+            patch.setattr(small_world, size, 30)
+        maker = small_world.SmallWorld(folder, SHORT, report=lambda name, at: seen.append((name, at.step)), n_dev=2)
+        maker.train()
+    return folder, seen, maker
+
+
+def test_every_lesson_runs_once_and_leaves_its_file(made):
+    folder, seen, maker = made
+    assert list(dict.fromkeys(name for name, _ in seen)) == list(SHORT.lessons)
+    assert {name: max(step for other, step in seen if other == name) for name in SHORT.lessons} == {
+        name: SHORT.recipe(name).steps for name in SHORT.lessons
+    }
+    names = {path.name for path in folder.glob("*.safetensors")}
+    assert names == {"listings.safetensors", "text.safetensors"} | {
+        f"small-world-{part}.safetensors" for part in ("reader", *small_world.PARTS)
+    }
+    assert not list(folder.glob("*.checkpoint"))
+    maker.report = lambda *_: pytest.fail("trained what was trained")
+    maker.train()
+
+
+def test_parts_are_made_for_each_other_and_for_nobody_else(made):
+    _, _, maker = made
+    reader = load_reader(str(maker.path("reader")), device="cpu")
+    for part, (method, n_vectors, _) in small_world.PARTS.items():
+        writer = load_summarizer(method, model=str(maker.path("reader")), weights=maker.path(part), device="cpu")
+        (summary,) = writer.summarize([world.document("ships", 0).text])
+        assert summary.reader == reader.identity
+        assert summary.n_vectors == n_vectors or method == "pooled"
+        assert reader.generate([summary, "Who?"], max_new_tokens=2) is not None
+        changed = replace(summary, reader="f" * 64)
+        with pytest.raises(SummaryMismatchError):
+            reader.generate([changed, "Who?"], max_new_tokens=2)
+    assert load_tokenizer(str(maker.path("reader"))).vocab_size == load_tokenizer("mini").vocab_size
+
+
+def test_the_bench_reports_every_measure(made, monkeypatch):
+    folder, _, _ = made
+    for name, value in {"N_ADAPTED": 8, "N_ROAD": 6, "N_TIMED": 1, "BUDGETS": (48,)}.items():
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(bench, "LLOCO", replace(bench.LLOCO, epochs=1, batch=4))
+    rows = []
+    bench.bench_small_world(rows.append, weights=folder, device="cpu", n=6)
+    assert len({row.measure for row in rows}) == len(rows)
+    targets = [row.target for row in rows if row.target]
+    assert len(targets) > 15
+    assert {part for part in small_world.PARTS if any(f", {part}: exact match" in row.measure for row in rows)} == set(
+        small_world.PARTS
+    )
+
+
+def test_exact_match_knows_right_from_wrong():
+    examples = small_world.asked(world.documents(world.TRAINED, "dev", 3))
+
+    class Knows:
+        def generate_many(self, prompts, max_new_tokens):
+            answers = {example.question: example.answers[0].upper() + " " for example in examples}
+            return [next(a for q, a in answers.items() if q in str(prompt[-1])) for prompt in prompts]
+
+    assert exact_match(Knows(), examples) == 1.0
+    assert exact_match(Knows(), [replace(examples[0], answers=("nobody",)), *examples[1:]]) == pytest.approx(2 / 3)
