@@ -1,7 +1,9 @@
 """The small reader that ships with the package: all-MiniLM-L6-v2 turned into a decoder LM.
 
 The encoder's layers look back only (``BertLMHeadModel`` with ``is_decoder``), its last states are compared with its own
-word embeddings, without a map between: that is the LM head. Vocabulary and embeddings stay MiniLM's and are not in the
+word embeddings, without a map between: that is the LM head. States are as long as embeddings, a ``sqrt(d)``th of an
+encoder's, and the head multiplies by ``sqrt(d)``, as Gemma does: a summary that is made of last states must not drown
+the position that is added to it. Vocabulary and embeddings stay MiniLM's and are not in the
 file; the layers were trained on a small invented world
 (:mod:`~ctxcompress_integrations.training.world`), and of nothing else can it be asked.
 
@@ -12,12 +14,13 @@ File format: safetensors with the layers (``encoder.layer.*``) in bf16; metadata
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
 from ctxcompress_integrations.errors import WeightsMismatchError
@@ -26,6 +29,14 @@ from ctxcompress_integrations.hf.weights_file import WeightsFormat, check_hash
 
 FORMAT = WeightsFormat("ctxcompress-small-world", "1")
 _LAYERS = "encoder.layer."
+
+
+class ScaledHead(nn.Linear):
+    """Logits of short states: a linear head on ``sqrt(d)`` times what it is given."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``[..., d]`` to ``[..., v]``."""
+        return super().forward(states * math.sqrt(self.in_features))
 
 
 def as_decoder(base: Any, tokenizer: Any) -> Any:
@@ -47,6 +58,7 @@ def as_decoder(base: Any, tokenizer: Any) -> Any:
     config = BertConfig(**{**base.config.to_dict(), **ends, "is_decoder": True, "tie_word_embeddings": True})
     with torch.device("meta"):
         model: Any = BertLMHeadModel(config)
+        model.cls.predictions.decoder = ScaledHead(config.hidden_size, config.vocab_size)
     tensors = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("pooler.")}
     model.cls.predictions.transform = nn.Identity()
     model.to_empty(device="cpu")
@@ -58,6 +70,9 @@ def as_decoder(base: Any, tokenizer: Any) -> Any:
     for name, buffer in base.named_buffers():  # position and type ids, which no state dict holds
         model.bert.get_buffer(name).copy_(buffer)
     model.bert.load_state_dict(tensors)
+    with torch.no_grad():
+        for parameter in model.bert.encoder.layer[-1].output.LayerNorm.parameters():
+            parameter.div_(math.sqrt(config.hidden_size))
     for part in (model.bert.embeddings, model.cls):
         part.requires_grad_(False)
     return model.eval()

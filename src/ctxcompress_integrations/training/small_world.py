@@ -6,7 +6,8 @@ that questions need (which value belongs to which name). So the reader learns in
 
 1. *listings*: copying short listings, then telling them in another order;
 2. *text*: documents of the trained domains, from full text, with several passages in the end;
-3. *vectors*: the reader and three summarizers together; a part of the passages stays text;
+3. *vectors*: the reader and three summarizers together, on listings again, then on documents; a part of the passages
+   stays text. Means of one state and of two come first: they are close to what the reader reads already;
 4. *icae* and *icformer*: each on the reader as it is now, which learns no more.
 
 Every lesson is a run of its own that resumes from its checkpoint, and none is done twice.
@@ -20,6 +21,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ctxcompress_integrations.evaluation.datasets import Example
 from ctxcompress_integrations.hf import small_world
@@ -44,9 +47,9 @@ PARTS = {
     "icformer": ("icformer", 6, 21),
 }
 """Files of summarizers: method, vectors per segment, tokens per vector of the longest segment."""
-TOGETHER = ("autocompressor", "autocompressor-4", "pooled")
-"""Those that learn with the reader: it is their encoder."""
-N_LISTINGS, N_SHORT, N_DOCUMENTS = 20_000, 12_000, 20_000
+TOGETHER = ("pooled", "autocompressor", "autocompressor-4")
+"""Those that learn with the reader, which is their encoder; the first alone until the reader can read vectors."""
+N_LISTINGS, N_RETOLD, N_SHORT, N_DOCUMENTS = 20_000, 8_000, 12_000, 20_000
 N_TELLINGS = 2
 RANK = 32
 
@@ -91,15 +94,16 @@ class Plan:
         return Recipe(stages, reader_lr=2e-4, decay=0.3)
 
     def _vectors(self) -> Recipe:
-        mix = Mix(text_share=0.2, autoencode=0.0, retelling=0.3, n_questions=6)
-        short, one, several = (round(self.vectors * share) for share in (0.2, 0.6, 0.2))
-        weights = {"answer": 1.0, "retell": 0.5}
-        stages = (
-            Stage(short, replace(mix, max_tokens=64), weights=weights),
-            Stage(one, mix, weights=weights),
-            Stage(several, replace(mix, n_passages=3), weights=weights),
-        )
-        return Recipe(stages, lr=1e-3, reader_lr=2e-4, decay=0.4)
+        telling = Mix(text_share=0.1, autoencode=0.0, retelling=0.7)
+        asking = Mix(text_share=0.15, autoencode=0.0, retelling=0.3, n_questions=6)
+        few, several = replace(telling, max_tokens=40), replace(asking, n_passages=3)
+        shares = ((0.03, few, 1, 1), (0.03, few, 2, 1), (0.14, few, None, None), (0.2, telling, None, None))
+        on_listings = [
+            Stage(round(self.vectors * share), mix, ratio, n_summarizers, N_RETOLD)
+            for share, mix, ratio, n_summarizers in shares
+        ]
+        then = [Stage(round(self.vectors * share), mix) for share, mix in ((0.45, asking), (0.15, several))]
+        return Recipe((*on_listings, *then), lr=1e-3, reader_lr=2.5e-4, decay=0.4)
 
     def _icae(self) -> Recipe:
         return self._alone(self.icae)
@@ -172,10 +176,10 @@ class SmallWorld:
         encoder, _ = load_encoder(device="cpu", dtype="float32")
         reader, tokenizer = load_small_world(self._of("text"), dtype="float32")
         writers = {part: self._untrained(part, reader, tokenizer) for part in TOGETHER}
-        studies = _documents(reader, tokenizer, n_tellings=N_TELLINGS)
+        studies = [*_listings(reader, tokenizer)[:N_RETOLD], *_documents(reader, tokenizer, n_tellings=N_TELLINGS)]
         seen = self._run("vectors", reader, tokenizer, studies, writers)
         for part, writer in self._anew(writers).items():
-            writer.save(self.path(part), card=self._card("vectors", seen))
+            self._save(part, writer, self._card("vectors", seen))
         card = self._card("vectors", seen)
         small_world.save(reader, self.path("reader"), base="mini", base_sha256=weights_digest(encoder), card=card)
         finish(self._of("vectors"))
@@ -185,7 +189,7 @@ class SmallWorld:
         writer = self._untrained(part, reader, tokenizer)
         studies = _documents(reader, tokenizer, n_tellings=N_TELLINGS)
         seen = self._run(part, reader, tokenizer, studies, {part: writer})
-        writer.save(self.path(part), card=self._card(part, seen))
+        self._save(part, writer, self._card(part, seen))
         finish(self._of(part))
 
     def _untrained(self, part: str, reader: Any, tokenizer: Any) -> TokenSummarizer[Any]:
@@ -224,6 +228,11 @@ class SmallWorld:
             measure=measure,
             report=lambda seen: self.report(lesson, seen),
         )
+
+    def _save(self, part: str, writer: TokenSummarizer[Any], card: Mapping[str, Any]) -> None:
+        """In half the bytes: models are run in bf16 where they can be, and identities are digests of bf16 values."""
+        writer.module.to(torch.bfloat16)
+        writer.save(self.path(part), card=card)
 
     def _card(self, lesson: str, seen: Progress) -> dict[str, Any]:
         return {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}

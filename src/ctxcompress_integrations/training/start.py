@@ -48,9 +48,14 @@ def untrained(
             model, tokenizer, n_digests=n_vectors, chunk_tokens=ratio * n_vectors, n_heads=heads, n_inner=2 * width
         )
         _move_apart(made.module.encoder.digests, model)
+        with torch.no_grad():  # digests as long as word vectors
+            made.module.encoder.norm.weight.fill_(model.get_input_embeddings().weight.square().mean().sqrt())
         return made
     if name == "pooled":
-        return Pooled.untrained(model, tokenizer, reader=model, pool=ratio, is_causal=False)
+        pooled = Pooled.untrained(model, tokenizer, reader=model, pool=ratio, is_causal=False)
+        for parameter in pooled.module.parameters():  # the reader is its encoder: states as they are can be read
+            (torch.nn.init.eye_ if parameter.ndim == 2 else torch.nn.init.zeros_)(parameter)
+        return pooled
     if name == "autocompressor":
         tokens = AutoCompressor.untrained(model, tokenizer, n_summary=n_vectors, segment_tokens=ratio * n_vectors)
         _move_apart(tokens.module.tokens, model)
@@ -84,7 +89,7 @@ def schedule(
     stages = [Stage(easy, short, each) for each in ratios]
     stages.append(Stage(pretraining - easy * len(ratios), Mix(continuation=continuation), ratio))
     weights = {"answer": 1.0, "autoencode": 0.2, "distil": distil}
-    stages.append(Stage(questions, Mix(autoencode=0.2), ratio, weights))
+    stages.append(Stage(questions, Mix(autoencode=0.2), ratio, weights=weights))
     return tuple(stage for stage in stages if stage.steps)
 
 

@@ -53,3 +53,24 @@ def test_a_summarizer_and_an_adapter_are_trained_by_command(tmp_path):
     with CompressedIndex.open(index, embedder=Letters(), read_only=True) as opened:
         assert [adapter.name for adapter in opened.adapters.values()] == [str(tmp_path / "adapter")]
     assert call("train", "soft", data, "--out", tmp_path / "no" / "w", *names).exit_code == 2
+
+
+def test_the_small_world_is_made_by_command(tmp_path, monkeypatch):
+    from ctxcompress_integrations.training import small_world
+    from ctxcompress_integrations.training.loop import Progress
+
+    def train(self):
+        assert self.plan.seed == 3
+        self.report("text", Progress(50, 1.0, [(50, {"answer": 0.25})], [(50, {"text": 0.5})]))
+        self.path("reader").write_bytes(b"")
+        curves = {"losses": [(50, {"answer": 0.25})], "dev": [(50, {"text": 0.5})]}
+        (self.folder / "text.curves.json").write_text(json.dumps(curves))
+
+    monkeypatch.setattr(small_world.SmallWorld, "train", train)
+    done = call("train", "small-world", "--out", tmp_path / "new" / "folder", "--seed", 3)
+    assert done.exit_code == 0, done.output
+    assert "text, step 50: answer 0.250, text 0.500" in done.output
+    assert "wrote small-world-reader.safetensors" in done.output
+    assert (tmp_path / "new" / "folder" / "text.curves.svg").exists()
+    (tmp_path / "file").write_text("")
+    assert call("train", "small-world", "--out", tmp_path / "file").exit_code == 2

@@ -1,5 +1,7 @@
 """An encoder as a decoder: it looks back only, reads through the package's reader, and is kept as its layers alone."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -39,14 +41,18 @@ def test_it_looks_back_only_and_compares_states_with_its_own_words(decoder):
     short, long = model(input_ids=ids[:, :3]).logits, model(input_ids=ids).logits
     torch.testing.assert_close(short, long[:, :3], atol=1e-5, rtol=0)
     states = model.bert(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(long, states @ model.get_input_embeddings().weight.T, atol=1e-4, rtol=0)
+    words = model.get_input_embeddings().weight
+    torch.testing.assert_close(long, states @ words.T * math.sqrt(words.shape[1]), atol=1e-4, rtol=0)
 
 
 def test_it_starts_as_its_base(decoder):
     base, _ = bert()
     ids = torch.tensor([[7]])  # of one token past and future are the same
     torch.testing.assert_close(
-        decoder[0].bert(input_ids=ids).last_hidden_state, base(input_ids=ids).last_hidden_state, atol=1e-5, rtol=0
+        decoder[0].bert(input_ids=ids).last_hidden_state * math.sqrt(base.config.hidden_size),
+        base(input_ids=ids).last_hidden_state,
+        atol=1e-5,
+        rtol=0,
     )
 
 

@@ -68,7 +68,7 @@ def test_the_adapter_learns_and_the_index_and_a_reader_know_it(kind, tmp_path):
         trained = train_lloco(index, model, tokenizer, [*rows(16), stranger], out, recipe())
         losses = [values["answer"] for _, values in trained.progress.losses]
         assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < 0.7 * losses[0]
+        assert losses[-1] < 0.8 * losses[0]
         assert trained.n_questions == 16
         assert trained.left_out == {"are about a text of which the index holds no summary": 1}
         fingerprint = index.fingerprint_for(before)

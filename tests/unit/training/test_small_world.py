@@ -13,7 +13,7 @@ from ctxcompress_integrations.training import small_world, world
 from ctxcompress_integrations.training.exact import exact_match
 
 pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
-SHORT = small_world.Plan(copying=1, telling=1, text=2, vectors=3, icae=1, icformer=1, batch=2)
+SHORT = small_world.Plan(copying=1, telling=1, text=2, vectors=8, icae=1, icformer=1, batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def made(tmp_path_factory):
     """A folder of parts, and the lessons with the steps at which each reported."""
     folder, seen = tmp_path_factory.mktemp("small-world"), []
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("N_LISTINGS", "N_SHORT", "N_DOCUMENTS"):
+        for size in ("N_LISTINGS", "N_RETOLD", "N_SHORT", "N_DOCUMENTS"):
             patch.setattr(small_world, size, 30)
         maker = small_world.SmallWorld(folder, SHORT, report=lambda name, at: seen.append((name, at.step)), n_dev=2)
         maker.train()
