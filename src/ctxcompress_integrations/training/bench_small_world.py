@@ -117,7 +117,7 @@ def _saved(parts: _Parts, summarizer: Summarizer, examples: Sequence[Example]) -
 
 def _unseen_domain(report: Report, parts: _Parts, n: int) -> None:
     """LLoCO: an adapter on the summaries of a corpus from a domain that nothing was trained on."""
-    summarizer, where = parts.summarizers["autocompressor-4"], "unseen domain"
+    summarizer, where = parts.summarizers["autocompressor-20"], "unseen domain"
     known = list(world.documents(world.HELD_OUT, "train", N_ADAPTED))
     new = list(world.documents(world.HELD_OUT, "test", n))
     examples = asked(new)

@@ -6,8 +6,8 @@ that questions need (which value belongs to which name). So the reader learns in
 
 1. *listings*: copying short listings, then telling them in another order;
 2. *text*: documents of the trained domains, from full text, with several passages in the end;
-3. *vectors*: the reader and three summarizers together, on listings again, then on documents; a part of the passages
-   stays text. Means of one state and of two come first: they are close to what the reader reads already;
+3. *vectors*: the reader and three summarizers together, on single facts, then on a few, then on documents; a part of
+   the passages stays text. The ratio tightens from 4;
 4. *icae* and *icformer*: each on the reader as it is now, which learns no more.
 
 Every lesson is a run of its own that resumes from its checkpoint, and none is done twice.
@@ -15,7 +15,8 @@ Every lesson is a run of its own that resumes from its checkpoint, and none is d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -40,14 +41,14 @@ from ctxcompress_integrations.training.start import untrained
 from ctxcompress_integrations.training.world import Document
 
 PARTS = {
-    "autocompressor": ("autocompressor", 6, 21),
-    "autocompressor-4": ("autocompressor", 4, 32),
+    "autocompressor": ("autocompressor", 1, 13),
+    "autocompressor-20": ("autocompressor", 1, 20),
     "pooled": ("pooled", 1, 12),
-    "icae": ("icae", 6, 21),
-    "icformer": ("icformer", 6, 21),
+    "icae": ("icae", 2, 13),
+    "icformer": ("icformer", 2, 13),
 }
 """Files of summarizers: method, vectors per segment, tokens per vector of the longest segment."""
-TOGETHER = ("pooled", "autocompressor", "autocompressor-4")
+TOGETHER = ("autocompressor", "autocompressor-20", "pooled")
 """Those that learn with the reader, which is their encoder; the first alone until the reader can read vectors."""
 N_LISTINGS, N_RETOLD, N_SHORT, N_DOCUMENTS = 20_000, 8_000, 12_000, 20_000
 N_TELLINGS = 2
@@ -94,15 +95,16 @@ class Plan:
         return Recipe(stages, reader_lr=2e-4, decay=0.3)
 
     def _vectors(self) -> Recipe:
-        telling = Mix(text_share=0.1, autoencode=0.0, retelling=0.7)
+        telling = Mix(text_share=0.05, autoencode=1.0, retelling=0.4)
         asking = Mix(text_share=0.15, autoencode=0.0, retelling=0.3, n_questions=6)
-        few, several = replace(telling, max_tokens=40), replace(asking, n_passages=3)
-        shares = ((0.03, few, 1, 1), (0.03, few, 2, 1), (0.14, few, None, None), (0.2, telling, None, None))
+        one, few = replace(telling, max_tokens=12, retelling=0.0), replace(telling, max_tokens=30)
+        more, several = replace(telling, max_tokens=48), replace(asking, n_passages=3)
+        shares = ((0.04, one, 4, 1), (0.06, few, 4, 1), (0.06, few, 8, 1), (0.15, few, None, None))
         on_listings = [
             Stage(round(self.vectors * share), mix, ratio, n_summarizers, N_RETOLD)
-            for share, mix, ratio, n_summarizers in shares
+            for share, mix, ratio, n_summarizers in (*shares, (0.15, more, None, None))
         ]
-        then = [Stage(round(self.vectors * share), mix) for share, mix in ((0.45, asking), (0.15, several))]
+        then = [Stage(round(self.vectors * share), mix) for share, mix in ((0.4, asking), (0.14, several))]
         return Recipe((*on_listings, *then), lr=1e-3, reader_lr=2.5e-4, decay=0.4)
 
     def _icae(self) -> Recipe:
@@ -176,7 +178,7 @@ class SmallWorld:
         encoder, _ = load_encoder(device="cpu", dtype="float32")
         reader, tokenizer = load_small_world(self._of("text"), dtype="float32")
         writers = {part: self._untrained(part, reader, tokenizer) for part in TOGETHER}
-        studies = [*_listings(reader, tokenizer)[:N_RETOLD], *_documents(reader, tokenizer, n_tellings=N_TELLINGS)]
+        studies = [*_facts(reader, tokenizer), *_documents(reader, tokenizer, n_tellings=N_TELLINGS)]
         seen = self._run("vectors", reader, tokenizer, studies, writers)
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
@@ -249,18 +251,28 @@ def asked(documents: Iterable[Document]) -> list[Example]:
 
 
 def _listings(reader: Any, tokenizer: Any) -> list[Study]:
-    splicer = Splicer(reader.get_input_embeddings(), tokenizer)
+    return [_listed(reader, tokenizer, one) for one in _made(N_LISTINGS)]
+
+
+def _facts(reader: Any, tokenizer: Any) -> list[Study]:
+    """Beginnings of listings: half of them of one fact or two."""
+    draw = random.Random("facts")
+    sizes = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8)
+    return [_listed(reader, tokenizer, one.beginning(draw.choice(sizes))) for one in _made(N_RETOLD)]
+
+
+def _made(n: int) -> Iterator[Document]:
     kinds = world.TRAINED
-    made = (world.listing(kinds[i % len(kinds)], i // len(kinds)) for i in range(N_LISTINGS))
-    return [
-        Study(
-            one.text,
-            splicer.count(one.text),
-            tuple((f"What is the {f.attribute.name} of {f.name}?", f.value) for f in one.facts),
-            tuple(one.listed(number) for number in range(N_TELLINGS)),
-        )
-        for one in made
-    ]
+    return (world.listing(kinds[i % len(kinds)], i // len(kinds)) for i in range(n))
+
+
+def _listed(reader: Any, tokenizer: Any, one: Document) -> Study:
+    return Study(
+        one.text,
+        Splicer(reader.get_input_embeddings(), tokenizer).count(one.text),
+        tuple((f"What is the {f.attribute.name} of {f.name}?", f.value) for f in one.facts),
+        tuple(one.listed(number) for number in range(N_TELLINGS)),
+    )
 
 
 def _documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0) -> list[Study]:

@@ -88,6 +88,19 @@ def test_a_document_is_told_again_in_another_order():
         assert len(orders) > 1
 
 
+def test_a_listing_says_every_fact_in_one_form_and_begins_with_fewer():
+    for i in range(60):
+        made = world.listing(world.TRAINED[i % len(world.TRAINED)], i)
+        assert made == world.listing(world.TRAINED[i % len(world.TRAINED)], i)
+        assert 2 <= len({fact.name for fact in made.facts}) <= 4
+        assert all(made.text[f.start : f.start + len(f.value)] == f.value for f in made.facts)
+        assert sorted(made.listed(1)) == sorted(made.text)
+        first = made.beginning(1)
+        assert first.facts == made.facts[:1]
+        assert first.text == made.text.partition(". ")[0] + "."
+        assert made.beginning(99).text == made.text
+
+
 def test_distractors_name_no_value():
     for domain in world.DOMAINS.values():
         values = {value.lower() for attribute in domain.attributes for value in attribute.values}

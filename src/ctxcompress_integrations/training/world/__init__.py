@@ -70,6 +70,12 @@ class Document:
         facts = draw.sample(self.facts, len(self.facts))
         return " ".join(_said(draw.choice(f.attribute.statements), f.name, f.value)[0] for f in facts)
 
+    def beginning(self, n_facts: int) -> Document:
+        """Up to the sentence of its fact of this number, from 1; without distractors behind it."""
+        kept = self.facts[:n_facts]
+        end = self.text.index(".", kept[-1].start) + 1
+        return Document(f"{self.id}-{n_facts}", self.text[:end], kept)
+
     def listed(self, number: int = 0) -> str:
         """All facts in one plain form, "The founder of Golden Anchor is Laura.", in an order of this number."""
         facts = random.Random(f"{self.id}/listed/{number}").sample(self.facts, len(self.facts))
