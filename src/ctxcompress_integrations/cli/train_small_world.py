@@ -21,7 +21,8 @@ def small_world(
     """
     from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.training.curves import plot_curves
-    from ctxcompress_integrations.training.small_world import Plan, SmallWorld
+    from ctxcompress_integrations.training.small_world import SmallWorld
+    from ctxcompress_integrations.training.small_world_plan import Plan
 
     out.mkdir(parents=True, exist_ok=True)
     plan, console = Plan(seed=seed), Console()

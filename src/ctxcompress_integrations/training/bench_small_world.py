@@ -29,7 +29,9 @@ from ctxcompress_integrations.summarizers.base import Summarizer
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match, is_exact
 from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
-from ctxcompress_integrations.training.small_world import PARTS, asked, part_file
+from ctxcompress_integrations.training.small_world import part_file
+from ctxcompress_integrations.training.small_world_plan import PARTS
+from ctxcompress_integrations.training.small_world_studies import asked
 from ctxcompress_integrations.training.world import Document
 
 N_QUESTIONS = 500

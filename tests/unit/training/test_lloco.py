@@ -65,10 +65,10 @@ def test_the_adapter_learns_and_the_index_and_a_reader_know_it(kind, tmp_path):
     out = tmp_path / "adapter"
     with index_for(model, tokenizer, tmp_path / "i") as index:
         stranger = Example("x", "what?", (Passage("0", "Not in the index."),), ("index",))
-        trained = train_lloco(index, model, tokenizer, [*rows(16), stranger], out, recipe())
+        trained = train_lloco(index, model, tokenizer, [*rows(16), stranger], out, recipe(epochs=24, eval_every=48))
         losses = [values["answer"] for _, values in trained.progress.losses]
         assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < 0.8 * losses[0]
+        assert losses[-1] < 0.7 * losses[0]
         assert trained.n_questions == 16
         assert trained.left_out == {"are about a text of which the index holds no summary": 1}
         fingerprint = index.fingerprint_for(before)

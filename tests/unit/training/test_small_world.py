@@ -9,11 +9,12 @@ from ctxcompress_integrations.hf.load import load_tokenizer, mini_folder
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.summarizers import load_summarizer
 from ctxcompress_integrations.training import bench_small_world as bench
-from ctxcompress_integrations.training import small_world, world
+from ctxcompress_integrations.training import small_world, small_world_studies, world
 from ctxcompress_integrations.training.exact import exact_match
+from ctxcompress_integrations.training.small_world_plan import PARTS, Plan
 
 pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
-SHORT = small_world.Plan(copying=1, telling=1, text=2, vectors=10, icae=1, icformer=1, batch=2)
+SHORT = Plan(copying=1, telling=1, text=2, vectors=10, icae=1, icformer=1, batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,8 @@ def made(tmp_path_factory):
     """A folder of parts, and the lessons with the steps at which each reported."""
     folder, seen = tmp_path_factory.mktemp("small-world"), []
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("N_LISTINGS", "N_RETOLD", "N_SHORT", "N_DOCUMENTS"):
-            patch.setattr(small_world, size, 30)
+        for size in ("N_LISTINGS", "N_FACTS", "N_SHORT", "N_DOCUMENTS"):
+            patch.setattr(small_world_studies, size, 30)
         maker = small_world.SmallWorld(folder, SHORT, report=lambda name, at: seen.append((name, at.step)), n_dev=2)
         maker.train()
     return folder, seen, maker
@@ -36,7 +37,7 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
     }
     names = {path.name for path in folder.glob("*.safetensors")}
     assert names == {"listings.safetensors", "text.safetensors"} | {
-        f"small-world-{part}.safetensors" for part in ("reader", *small_world.PARTS)
+        f"small-world-{part}.safetensors" for part in ("reader", *PARTS)
     }
     assert not list(folder.glob("*.checkpoint"))
     maker.report = lambda *_: pytest.fail("trained what was trained")
@@ -46,7 +47,7 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
 def test_parts_are_made_for_each_other_and_for_nobody_else(made):
     _, _, maker = made
     reader = load_reader(str(maker.path("reader")), device="cpu")
-    for part, (method, *_) in small_world.PARTS.items():
+    for part, (method, *_) in PARTS.items():
         writer = load_summarizer(method, model=str(maker.path("reader")), weights=maker.path(part), device="cpu")
         (summary,) = writer.summarize([world.document("ships", 0).text])
         assert summary.reader == reader.identity
@@ -69,13 +70,11 @@ def test_the_bench_reports_every_measure(made, monkeypatch):
     assert len({row.measure for row in rows}) == len(rows)
     targets = [row.target for row in rows if row.target]
     assert len(targets) > 15
-    assert {part for part in small_world.PARTS if any(f", {part}: exact match" in row.measure for row in rows)} == set(
-        small_world.PARTS
-    )
+    assert {part for part in PARTS if any(f", {part}: exact match" in row.measure for row in rows)} == set(PARTS)
 
 
 def test_exact_match_knows_right_from_wrong():
-    examples = small_world.asked(world.documents(world.TRAINED, "dev", 3))
+    examples = small_world_studies.asked(world.documents(world.TRAINED, "dev", 3))
 
     class Knows:
         def generate_many(self, prompts, max_new_tokens):

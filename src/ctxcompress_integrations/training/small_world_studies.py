@@ -1,0 +1,74 @@
+"""What the small reader and its summarizers learn on: passages of the small world, with questions and tellings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from ctxcompress_integrations.evaluation.datasets import Example
+from ctxcompress_integrations.hf.splice import Splicer
+from ctxcompress_integrations.training import world
+from ctxcompress_integrations.training.lessons import Study
+from ctxcompress_integrations.training.world import Document, Fact
+
+N_LISTINGS, N_FACTS, N_SHORT, N_DOCUMENTS = 20_000, 8_000, 12_000, 20_000
+N_TELLINGS = 2
+
+
+def asked(documents: Iterable[Document]) -> list[Example]:
+    """One question of each document, in turn of its facts."""
+    return [one.examples[i % len(one.examples)] for i, one in enumerate(documents)]
+
+
+def listings(reader: Any, tokenizer: Any) -> list[Study]:
+    """What is easiest to look up."""
+    return [_listed(reader, tokenizer, one) for one in _made(N_LISTINGS)]
+
+
+def facts(reader: Any, tokenizer: Any) -> list[Study]:
+    """Beginnings of listings: half of them of one fact or two."""
+    draw = random.Random("facts")
+    sizes = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8)
+    return [_listed(reader, tokenizer, one.beginning(draw.choice(sizes))) for one in _made(N_FACTS)]
+
+
+def _made(n: int) -> Iterator[Document]:
+    kinds = world.TRAINED
+    return (world.listing(kinds[i % len(kinds)], i // len(kinds)) for i in range(n))
+
+
+def _listed(reader: Any, tokenizer: Any, one: Document) -> Study:
+    return Study(
+        one.text,
+        Splicer(reader.get_input_embeddings(), tokenizer).count(one.text),
+        tuple((f"What is the {f.attribute.name} of {f.name}?", f.value) for f in one.facts),
+        tuple(one.listed(number) for number in range(N_TELLINGS)),
+    )
+
+
+def documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0) -> list[Study]:
+    """Short documents about two entities, every fact by name, and all others."""
+    splicer = Splicer(reader.get_input_embeddings(), tokenizer)
+    short = (one for one in world.documents(world.TRAINED, "train", N_SHORT, n_facts=2) if _is_plain(one))
+    rest = world.documents(world.TRAINED, "train", N_DOCUMENTS, first=N_SHORT)
+    return [
+        Study(
+            one.text,
+            splicer.count(one.text),
+            tuple((example.question, example.answers[0]) for example in one.examples),
+            tuple(one.listed(number) for number in range(n_tellings)),
+        )
+        for one in chain(short, rest)
+    ]
+
+
+def _is_plain(one: Document) -> bool:
+    """About two entities, each sentence with the name before the value."""
+    return len({fact.name for fact in one.facts}) == 2 and all(_names_first(one, fact) for fact in one.facts)
+
+
+def _names_first(one: Document, fact: Fact) -> bool:
+    start = max(0, one.text.rfind(". ", 0, fact.start))
+    return fact.name in one.text[start : fact.start]
