@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="JSON lines of questions and answers.")]
 ModelName = Annotated[str, typer.Option("--model", help="The reader: a decoder LM, by hub name or folder.")]
+Align = Annotated[Literal["tokens", "sentences"], typer.Option(help="Where segments of a passage are cut.")]
 Precision = Annotated[Literal["no", "bf16"], typer.Option(help="Of the forwards; what learns is in float32.")]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, more time.")]
 
@@ -32,6 +33,9 @@ def soft(
     vectors: Annotated[int, typer.Option(min=1, help="Per segment.")] = 128,
     ratio: Annotated[int, typer.Option(min=1, help="Tokens per vector, in the end.")] = 4,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter that icae wears.")] = 128,
+    align: Annotated[
+        Literal["tokens", "sentences"], typer.Option(help="Where a passage's segments are cut.")
+    ] = "tokens",
     pretraining: Annotated[int, typer.Option(min=0, help="Steps of autoencoding and continuation.")] = 4000,
     questions: Annotated[int, typer.Option(min=0, help="Steps on answers.")] = 2000,
     distil: Annotated[float, typer.Option(min=0, help="Weight of what the reader says with the full text.")] = 0.0,
@@ -59,7 +63,8 @@ def soft(
     limit = position_limit(reader)
     studies, left_out = studies_of(examples, splicer, prompt=PROMPT, limit=limit, max_answer=128)
     _say_left_out(left_out)
-    summarizer = untrained(method, reader, tokenizer, n_vectors=vectors, ratio=ratio, rank=rank, seed=seed)
+    fresh = untrained(method, reader, tokenizer, n_vectors=vectors, ratio=ratio, rank=rank, seed=seed)
+    summarizer = fresh.changed(align=align)
     stages = schedule(studies, ratio=ratio, pretraining=pretraining, questions=questions, distil=distil)
     recipe = Recipe(stages, batch=batch, lr=lr, precision=precision, recomputes=recompute, seed=seed)
     with _bar(recipe.steps) as report:

@@ -67,14 +67,14 @@ def bench_icformer(report: Callable[[Row], None], *, device: str = "auto") -> No
     report(Row(ON_GPU, of_icae / of_icformer, "x", n=3))
 
 
-def _pieces(n_tokens: int) -> list[list[int]]:
-    """Token ids of one passage, in pieces of ``N_TOKENS``."""
+def _pieces(n_tokens: int) -> list[list[list[int]]]:
+    """Token ids of one passage, in pieces of one segment of ``N_TOKENS``."""
     drawn = torch.randint(3, 30000, (n_tokens,), generator=torch.Generator().manual_seed(n_tokens)).tolist()
-    return [drawn[start : start + N_TOKENS] for start in range(0, n_tokens, N_TOKENS)]
+    return [[drawn[start : start + N_TOKENS]] for start in range(0, n_tokens, N_TOKENS)]
 
 
 @torch.no_grad()
-def _flops(summarizer: Any, pieces: list[list[int]]) -> float:
+def _flops(summarizer: Any, pieces: list[list[list[int]]]) -> float:
     """Multiply-adds of matrices and attention, each as two; the counter does not know a CPU's fused attention."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         summarizer.encode(pieces)
@@ -82,7 +82,7 @@ def _flops(summarizer: Any, pieces: list[list[int]]) -> float:
 
 
 @torch.no_grad()
-def _seconds(summarizer: Any, pieces: list[list[int]], n_runs: int, device: torch.device) -> list[float]:
+def _seconds(summarizer: Any, pieces: list[list[list[int]]], n_runs: int, device: torch.device) -> list[float]:
     found = []
     for _ in range(n_runs):
         started = time.perf_counter()

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 
-def mean_groups(states: Tensor, lengths: Tensor, ratio: int) -> Tensor:
-    """Means over groups of ``ratio`` neighbours; a row's last group may be shorter, and padding never counts.
+def mean_groups(states: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
+    """Means over groups of neighbouring states.
 
     Args:
         states: ``[b, n, d]``, padded on the right.
-        lengths: int64 ``[b]``.
-        ratio: states per group.
+        sizes: states of each group of each row, as many as the row has states in all; what follows never counts.
 
     Returns:
-        ``[b, m, d]`` with ``m = ceil(n / ratio)``; a row of ``l`` states has ``ceil(l / ratio)`` groups, zero follows.
+        ``[m, d]``, one vector per group, row after row.
     """
-    n = states.shape[1]
-    exists = (torch.arange(n, device=states.device) < lengths[:, None]).unsqueeze(-1)
-    missing = -n % ratio
-    kept = nn.functional.pad(states.masked_fill(~exists, 0.0), (0, 0, 0, missing))
-    counts = nn.functional.pad(exists, (0, 0, 0, missing)).view(len(states), -1, ratio, 1).sum(2)
-    return kept.view(len(states), -1, ratio, states.shape[-1]).sum(2) / counts.clamp(min=1)
+    packed = torch.cat([row[: sum(of_row)] for row, of_row in zip(states, sizes, strict=True)])
+    lengths = torch.tensor([size for of_row in sizes for size in of_row], device=states.device)
+    return torch.segment_reduce(packed, "mean", lengths=lengths, axis=0)
 
 
 class Projector(nn.Module):

@@ -118,6 +118,6 @@ def entropy_term(traces: Sequence[Trace]) -> Tensor:
     """
     of_layers = []
     for trace in traces:
-        p = trace.draw.soft.clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)
+        p = trace.draw.soft.float().clamp(NOISE_MARGIN, 1 - NOISE_MARGIN)  # half precision rounds 1 - margin to 1
         of_layers.append((p * p.log() + (1 - p) * (1 - p).log()).mean())
     return torch.stack(of_layers).mean()

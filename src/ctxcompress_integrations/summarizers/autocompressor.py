@@ -28,7 +28,8 @@ from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.published import autocompressor as published
 from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.summarizers.base import Source, refuse
-from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
+from ctxcompress_integrations.summarizers.pieces import full_cuts
+from ctxcompress_integrations.summarizers.token_summarizer import Align, Piece, TokenSummarizer
 
 DEFAULT_MODEL = "princeton-nlp/AutoCompressor-Llama-2-7b-6k"
 Prefix: TypeAlias = Literal["document", "empty"]
@@ -53,7 +54,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         segment_tokens: tokens per segment.
         max_positions: that one forward may take; None for what the model's config says. The 80 segments of LLoCO's
             longest documents take 5,536.
-        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says; there are no endings.
+        has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says; there are no endings.
 
     Raises:
         ValueError: another prefix, or segments that do not fit the model.
@@ -72,16 +73,20 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         max_positions: int | None = None,
         has_bos: bool = False,
         ending: str | None = None,
+        align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        super().__init__(
+            model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
+        )
         self.max_positions = context_length(model) if max_positions is None else max_positions
         self.prefix, self.segment_tokens, self.n_summary = prefix, segment_tokens, len(module.tokens)
         if prefix not in get_args(Prefix):
             raise ValueError(f"prefix must be 'document' or 'empty', got {prefix!r}")
-        if segment_tokens < 1 or segment_tokens + self.n_summary > self.max_positions:
+        room = (self.max_positions - self.n_summary) // self._stretch
+        if not 1 <= segment_tokens <= room:
             raise ValueError(
-                f"segment_tokens must be in [1, {self.max_positions - self.n_summary}], for a model of "
+                f"segment_tokens must be in [1, {room}], for align={align!r} and a model of "
                 f"{self.max_positions} positions and {self.n_summary} summary tokens, got {segment_tokens!r}"
             )
 
@@ -128,38 +133,42 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
     @property
     def max_segments(self) -> int:
         """Segments of the longest passage under ``prefix="document"``: the last one has to fit behind its prefix."""
-        return (self.max_positions - self.segment_tokens) // self.n_summary
+        return (self.max_positions - self._stretch * self.segment_tokens) // self.n_summary
 
-    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
-        size, tokens = self.segment_tokens, self.module.tokens
+    def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
+        tokens = self.module.tokens
         summaries: list[list[Tensor]] = [[] for _ in pieces]
         with as_base(self.model):
-            for start in range(0, max(map(len, pieces)), size):
-                here = [i for i, ids in enumerate(pieces) if start < len(ids)]
-                words = embed(self.model, [pieces[i][start : start + size] for i in here])
+            for turn in range(max(map(len, pieces))):
+                here = [i for i, piece in enumerate(pieces) if turn < len(piece)]
+                words = embed(self.model, [pieces[i][turn] for i in here])
                 rows = [torch.cat([*summaries[i], row, tokens.to(row)]) for i, row in zip(here, words, strict=True)]
                 for i, vectors in zip(here, final_states(self.model, rows, self.n_summary), strict=True):
                     summaries[i].append(vectors)
         return [torch.cat(of_piece) for of_piece in summaries]
 
     def at_ratio(self, ratio: int) -> Self:
-        choices = {**self.config, "segment_tokens": ratio * self.n_summary, "max_positions": self.max_positions}
-        return type(self)(self.model, self.tokenizer, self.module, **choices, batch_tokens=self.batch_tokens)
+        return self.changed(segment_tokens=ratio * self.n_summary)
 
-    def _cut(self, n_tokens: int) -> list[int]:
-        n_segments = -(-n_tokens // self.segment_tokens)
+    @property
+    def _kept(self) -> dict[str, Any]:
+        return {"max_positions": self.max_positions}
+
+    def _cut(self, n_tokens: int) -> list[list[int]]:
+        lengths = full_cuts(n_tokens, self.segment_tokens)
         if self.prefix == "empty":
-            return [min(self.segment_tokens, n_tokens - i * self.segment_tokens) for i in range(n_segments)]
-        if n_segments > self.max_segments:
+            return [[length] for length in lengths]
+        if len(lengths) > self.max_segments:
             raise ValueError(
-                f"{n_tokens} tokens are {n_segments} segments, and the summaries of {self.max_segments} fill the "
+                f"{n_tokens} tokens are {len(lengths)} segments, and the summaries of {self.max_segments} fill the "
                 f"{self.max_positions} positions of the model; take prefix='empty', cut the document, or raise "
                 "max_positions if the model reads farther"
             )
-        return [n_tokens]
+        return [lengths]
 
-    def _count(self, n_tokens: int) -> int:
-        return -(-n_tokens // self.segment_tokens) * self.n_summary
+    @property
+    def n_per_segment(self) -> int:
+        return self.n_summary
 
-    def _width(self, n_tokens: int) -> int:
-        return min(n_tokens, self.segment_tokens) + self._count(n_tokens)
+    def _width(self, piece: Piece) -> int:
+        return max(map(len, piece)) + len(piece) * self.n_summary

@@ -28,7 +28,7 @@ from ctxcompress_integrations.hf.states import embed, final_states
 from ctxcompress_integrations.nn.low_rank import LowRank, linear_layers
 from ctxcompress_integrations.summarizers.base import Source, need, refuse
 from ctxcompress_integrations.summarizers.pieces import equal_cuts
-from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
+from ctxcompress_integrations.summarizers.token_summarizer import Align, Piece, TokenSummarizer
 
 DEFAULT_MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
 DEFAULT_WEIGHTS = "sggetao/icae/mistral_7b_ft_icae.safetensors"
@@ -54,7 +54,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
         tokenizer: its fast tokenizer.
         module: what was trained.
         tokens_per_slot: ``ratio``; a segment has at most ``m`` times as many tokens.
-        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says.
+        has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says.
 
     Raises:
         ValueError: segments that do not fit the model.
@@ -71,14 +71,19 @@ class Icae(TokenSummarizer[MemoryWriter]):
         tokens_per_slot: int = 4,
         has_bos: bool = True,
         ending: str | None = None,
+        align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        super().__init__(
+            model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
+        )
         self.n_memory, self.tokens_per_slot = len(module.memory), tokens_per_slot
-        if tokens_per_slot < 1 or self.n_memory * (tokens_per_slot + 1) > context_length(model):
+        longest = self.n_memory * tokens_per_slot * self._stretch
+        if tokens_per_slot < 1 or longest + self.n_memory > context_length(model):
             raise ValueError(
-                f"tokens_per_slot must be >= 1, and {self.n_memory} memory tokens behind as many times as many tokens "
-                f"must fit the {context_length(model)} positions of the model, got {tokens_per_slot!r}"
+                f"tokens_per_slot must be >= 1, and {self.n_memory} memory tokens behind the longest segment "
+                f"(align={align!r}) must fit the {context_length(model)} positions of the model, "
+                f"got {tokens_per_slot!r}"
             )
 
     @classmethod
@@ -157,22 +162,22 @@ class Icae(TokenSummarizer[MemoryWriter]):
     def ratio(self) -> float:
         return float(self.tokens_per_slot)
 
-    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+    def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
         with as_base(self.model), self.module.adapter.worn_by(base_of(self.model)):
-            words = embed(self.model, pieces)
+            words = embed(self.model, [segment for (segment,) in pieces])
             return final_states(
                 self.model, [torch.cat([row, self.module.memory.to(row)]) for row in words], self.n_memory
             )
 
     def at_ratio(self, ratio: int) -> Self:
-        choices = {**self.config, "tokens_per_slot": ratio, "batch_tokens": self.batch_tokens}
-        return type(self)(self.model, self.tokenizer, self.module, **choices)
+        return self.changed(tokens_per_slot=ratio)
 
-    def _cut(self, n_tokens: int) -> list[int]:
-        return equal_cuts(n_tokens, self.n_memory * self.tokens_per_slot)
+    def _cut(self, n_tokens: int) -> list[list[int]]:
+        return [[length] for length in equal_cuts(n_tokens, self.n_memory * self.tokens_per_slot)]
 
-    def _count(self, n_tokens: int) -> int:
+    @property
+    def n_per_segment(self) -> int:
         return self.n_memory
 
-    def _width(self, n_tokens: int) -> int:
-        return n_tokens + self.n_memory
+    def _width(self, piece: Piece) -> int:
+        return len(piece[0]) + self.n_memory

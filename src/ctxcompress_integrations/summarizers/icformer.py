@@ -27,7 +27,7 @@ from ctxcompress_integrations.hf.states import embed
 from ctxcompress_integrations.nn.digest import DigestEncoder
 from ctxcompress_integrations.summarizers.base import Source, need, refuse
 from ctxcompress_integrations.summarizers.pieces import equal_cuts
-from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
+from ctxcompress_integrations.summarizers.token_summarizer import Align, Piece, TokenSummarizer
 
 DEFAULT_MODEL = "meta-llama/Llama-2-7b-hf"
 DEFAULT_WEIGHTS = "wonderful9462/IC-Former"
@@ -52,7 +52,7 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         tokenizer: its fast tokenizer.
         module: what was trained.
         chunk_tokens: of the longest chunk.
-        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says.
+        has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says.
 
     Raises:
         ValueError: chunks of no length, or digests of another width than the reader's.
@@ -69,9 +69,12 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         chunk_tokens: int = 512,
         has_bos: bool = False,
         ending: str | None = None,
+        align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        super().__init__(
+            model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
+        )
         self.chunk_tokens, self.n_digests = chunk_tokens, len(module.encoder.digests)
         if chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be >= 1, got {chunk_tokens!r}")
@@ -137,23 +140,23 @@ class IcFormer(TokenSummarizer[DigestWriter]):
     def ratio(self) -> float:
         return self.chunk_tokens / self.n_digests
 
-    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+    def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
         with as_base(self.model):
-            words = embed(self.model, pieces)
+            words = embed(self.model, [segment for (segment,) in pieces])
         lengths = [len(row) for row in words]
         context = pad_sequence(words, batch_first=True).to(self.module.encoder.digests)
         padded = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=context.device)
         return list(self.module.encoder(context, padded).to(words[0].device))
 
     def at_ratio(self, ratio: int) -> Self:
-        choices = {**self.config, "chunk_tokens": ratio * self.n_digests, "batch_tokens": self.batch_tokens}
-        return type(self)(self.model, self.tokenizer, self.module, **choices)
+        return self.changed(chunk_tokens=ratio * self.n_digests)
 
-    def _cut(self, n_tokens: int) -> list[int]:
-        return equal_cuts(n_tokens, self.chunk_tokens)
+    def _cut(self, n_tokens: int) -> list[list[int]]:
+        return [[length] for length in equal_cuts(n_tokens, self.chunk_tokens)]
 
-    def _count(self, n_tokens: int) -> int:
+    @property
+    def n_per_segment(self) -> int:
         return self.n_digests
 
-    def _width(self, n_tokens: int) -> int:
-        return n_tokens + self.n_digests
+    def _width(self, piece: Piece) -> int:
+        return len(piece[0]) + self.n_digests

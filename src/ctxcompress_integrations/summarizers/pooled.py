@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from ctxcompress_integrations.hf import summary_weights
@@ -27,8 +27,8 @@ from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.states import embed, last_states
 from ctxcompress_integrations.nn.pooling import Projector, mean_groups
 from ctxcompress_integrations.summarizers.base import Source, need, refuse
-from ctxcompress_integrations.summarizers.pieces import equal_cuts, token_ids
-from ctxcompress_integrations.summarizers.token_summarizer import TokenIds, TokenSummarizer
+from ctxcompress_integrations.summarizers.pieces import Tokens, equal_cuts, full_cuts, tokens_of
+from ctxcompress_integrations.summarizers.token_summarizer import Align, Piece, TokenSummarizer
 
 
 class Pooled(TokenSummarizer[Projector]):
@@ -43,7 +43,8 @@ class Pooled(TokenSummarizer[Projector]):
         pool: neighbouring states per vector; the ratio.
         is_causal: False lets the encoder see the whole piece from every position, as ARC-Encoder's does.
         max_tokens: of one piece; None for what the encoder was trained on. Longer passages are cut into equal pieces.
-        has_bos, ending, batch_tokens: as :class:`TokenSummarizer` says; BOS is pooled like any token.
+        has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says; a group is a segment, and BOS is pooled
+            like any token.
 
     Raises:
         ValueError: a pool below 1 or larger than a piece, or a map from another width.
@@ -64,16 +65,22 @@ class Pooled(TokenSummarizer[Projector]):
         max_tokens: int | None = None,
         has_bos: bool = False,
         ending: str | None = None,
+        align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, module, has_bos=has_bos, ending=ending, batch_tokens=batch_tokens)
+        super().__init__(
+            model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
+        )
         self.reader, self.pool, self.is_causal = reader, pool, is_causal
         self.reader_tokenizer = tokenizer if reader_tokenizer is None else reader_tokenizer
         self.max_tokens = context_length(model) if max_tokens is None else max_tokens
         if not isinstance(reader, str):
             raise ValueError(f"reader must be the digest of the reader's weights, got a {type(reader).__name__}")
-        if not 1 <= pool <= self.max_tokens:
-            raise ValueError(f"pool must be in [1, {self.max_tokens}], the longest piece, got {pool!r}")
+        if not 1 <= pool <= self.max_tokens // self._stretch:
+            raise ValueError(
+                f"pool must be in [1, {self.max_tokens // self._stretch}], "
+                f"{'half ' * (align == 'sentences')}the longest piece, got {pool!r}"
+            )
         widths = module.widths[0], model.get_input_embeddings().weight.shape[1]
         if widths[0] != widths[1]:
             raise ValueError(f"a map from width {widths[0]} cannot follow an encoder {widths[1]} wide")
@@ -147,29 +154,33 @@ class Pooled(TokenSummarizer[Projector]):
     def ratio(self) -> float:
         return float(self.pool)
 
-    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+    def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
         with as_base(self.model):
-            words = embed(self.model, pieces)
+            words = embed(self.model, [list(chain.from_iterable(piece)) for piece in pieces])
             states = last_states(self.model, words, is_causal=self.is_causal)
-        lengths = torch.tensor([len(row) for row in words], device=states.device)
-        vectors = self.module(mean_groups(states, lengths, self.pool))
-        return [vectors[i, : self._count(len(row))] for i, row in enumerate(words)]
+        means = mean_groups(states, [list(map(len, piece)) for piece in pieces])
+        return list(self.module(means).split(list(map(len, pieces))))
 
-    def _reader_tokens(self, texts: Sequence[str], tokens: Sequence[TokenIds]) -> list[int]:
+    def _reader_tokens(self, texts: Sequence[str], tokens: Sequence[Tokens]) -> list[int]:
         if self.reader_tokenizer is self.tokenizer:
             return super()._reader_tokens(texts, tokens)
-        return [len(ids) for ids in token_ids(self.reader_tokenizer, texts)]
+        return [len(one.ids) for one in tokens_of(self.reader_tokenizer, texts)]
 
     def at_ratio(self, ratio: int) -> Self:
-        choices = {**self.config, "pool": ratio, "batch_tokens": self.batch_tokens}
-        bases = {"reader": self.reader, "reader_tokenizer": self.reader_tokenizer}
-        return type(self)(self.model, self.tokenizer, self.module, **bases, **choices)
+        return self.changed(pool=ratio)
 
-    def _cut(self, n_tokens: int) -> list[int]:
-        return equal_cuts(n_tokens, self.max_tokens // self.pool * self.pool, multiple=self.pool)
+    @property
+    def _kept(self) -> dict[str, Any]:
+        return {"reader": self.reader, "reader_tokenizer": self.reader_tokenizer}
 
-    def _count(self, n_tokens: int) -> int:
-        return -(-n_tokens // self.pool)
+    def _cut(self, n_tokens: int) -> list[list[int]]:
+        room = self.max_tokens - (self._stretch - 1) * self.pool  # a piece grows by half a group at either end
+        pieces = equal_cuts(n_tokens, room // self.pool * self.pool, multiple=self.pool)
+        return [full_cuts(length, self.pool) for length in pieces]
 
-    def _width(self, n_tokens: int) -> int:
-        return n_tokens
+    @property
+    def n_per_segment(self) -> int:
+        return 1
+
+    def _width(self, piece: Piece) -> int:
+        return sum(map(len, piece))

@@ -1,18 +1,17 @@
 """The rung for methods whose model reads tokens: checks, duplicates, batches and the fingerprint are here.
 
-A method is one file: how it cuts a passage (:meth:`~TokenSummarizer._cut`) and what becomes of the pieces
-(:meth:`~TokenSummarizer.encode`).
+A method is one file: how it cuts a passage into segments (:meth:`~TokenSummarizer._cut`), each of which becomes as many
+vectors as any other, and what becomes of them (:meth:`~TokenSummarizer.encode`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import islice
-from operator import itemgetter
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -27,15 +26,18 @@ from ctxcompress_integrations.hf.summary_weights import SummaryWeights
 from ctxcompress_integrations.options import as_passages
 from ctxcompress_integrations.records import Passage, SummaryVectors
 from ctxcompress_integrations.summarizers.base import Progress, Summarizer
-from ctxcompress_integrations.summarizers.pieces import batches, token_ids
+from ctxcompress_integrations.summarizers.pieces import Tokens, aligned_cuts, gathered, split, tokens_of
 
 TokenIds: TypeAlias = Sequence[int]
+Piece: TypeAlias = Sequence[TokenIds]
+"""Segments that are read together."""
+Align: TypeAlias = Literal["tokens", "sentences"]
 Floats: TypeAlias = NDArray[np.float32]
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
 class TokenSummarizer(Summarizer, Generic[Trained]):
-    """A summarizer whose model reads the tokens of a passage, in pieces that know nothing of each other.
+    """A summarizer whose model reads the tokens of a passage, in pieces of segments; pieces know nothing of each other.
 
     The model is only ever run as its base, without adapters, and given back as it was. What the method trained is
     :attr:`module`; its digest follows in-place changes, those of the frozen models are taken once.
@@ -46,10 +48,13 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         module: what was trained for this method.
         has_bos: whether a passage starts with the tokenizer's BOS token.
         ending: name of a trained vector that closes each passage (:attr:`endings`); None for none.
+        align: "tokens" cuts segments where the method's own code does. "sentences" makes as many, and moves each cut to
+            the nearest end of a sentence within half a segment: a vector then holds whole sentences where it can.
         batch_tokens: positions of one forward, padding included.
 
     Raises:
-        ValueError: a BOS token is asked for that the tokenizer lacks, an ending that was not trained, a budget below 1.
+        ValueError: a BOS token is asked for that the tokenizer lacks, an ending that was not trained, another
+            ``align``, a budget below 1.
     """
 
     def __init__(
@@ -60,14 +65,17 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         *,
         has_bos: bool = False,
         ending: str | None = None,
+        align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.module = model, tokenizer, module
-        self.has_bos, self.ending = has_bos, ending
+        self.has_bos, self.ending, self.align = has_bos, ending, align
         is_cuda = model.get_input_embeddings().weight.is_cuda
         self.batch_tokens = (32768 if is_cuda else 4096) if batch_tokens is None else batch_tokens
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be >= 1, got {batch_tokens!r}")
+        if align not in get_args(Align):
+            raise ValueError(f"align must be 'tokens' or 'sentences', got {align!r}")
         if has_bos and tokenizer.bos_token_id is None:
             raise ValueError("has_bos=True, but the tokenizer has no BOS token")
         if ending is not None and ending not in self.endings:
@@ -76,7 +84,7 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         self._trained: tuple[tuple[int, ...], str] | None = None  # versions of the parameters, and their digest
 
     @abstractmethod
-    def encode(self, pieces: Sequence[TokenIds]) -> list[Tensor]:
+    def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
         """Vectors ``[m, d]`` of each piece, in the model's dtype, with gradients where they are asked for.
 
         The BOS token, where there is one, is in the pieces; the ending is not in the vectors.
@@ -84,7 +92,17 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
 
     @abstractmethod
     def at_ratio(self, ratio: int) -> Self:
-        """The same method on the same module with another number of tokens per vector: what training tightens."""
+        """:meth:`changed` to another number of tokens per vector: what training tightens."""
+
+    def changed(self, **choices: Any) -> Self:
+        """The same module under other choices of the constructor; digests of the models are taken anew."""
+        kept = {**self.config, **self._kept, "batch_tokens": self.batch_tokens}
+        return type(self)(self.model, self.tokenizer, self.module, **kept | choices)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """Arguments of the constructor that are no choices: they decide no values, or belong to a model."""
+        return {}
 
     def written(self, texts: Sequence[str]) -> list[Tensor]:
         """Vectors ``[m, d]`` of each text in one forward, with gradients where they are asked for; for training.
@@ -92,23 +110,27 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         Raises:
             ValueError: a text without a token, or one that is too long.
         """
-        pieces = [
-            self._pieces(ids, text[:40]) for ids, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)
-        ]
+        pieces = [self._pieces(one, text[:40]) for one, text in zip(self._tokens(texts), texts, strict=True)]
         encoded = iter(self.encode([piece for of_text in pieces for piece in of_text]))
         return [torch.cat(list(islice(encoded, len(of_text)))) for of_text in pieces]
 
     @abstractmethod
-    def _cut(self, n_tokens: int) -> list[int]:
-        """Lengths of the independent pieces of a passage; ``ValueError`` when it is too long."""
+    def _cut(self, n_tokens: int) -> list[list[int]]:
+        """Lengths of the segments of each piece of a passage; ``ValueError`` when it is too long."""
+
+    @property
+    @abstractmethod
+    def n_per_segment(self) -> int:
+        """Vectors of one segment."""
 
     @abstractmethod
-    def _count(self, n_tokens: int) -> int:
-        """Vectors of one piece."""
-
-    @abstractmethod
-    def _width(self, n_tokens: int) -> int:
+    def _width(self, piece: Piece) -> int:
         """Positions that one piece takes in the widest forward of :meth:`encode`."""
+
+    @property
+    def _stretch(self) -> int:
+        """How many times as long a segment may become: a cut that moves takes less than half of both its sides."""
+        return 2 if self.align == "sentences" else 1
 
     @property
     @abstractmethod
@@ -123,7 +145,7 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
     @property
     def config(self) -> dict[str, Any]:
         """The choices of the constructor that decide the values, as plain JSON."""
-        return {"has_bos": self.has_bos, "ending": self.ending}
+        return {"has_bos": self.has_bos, "ending": self.ending, "align": self.align}
 
     @property
     def endings(self) -> Mapping[str, Tensor]:
@@ -146,8 +168,7 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
     def count_vectors(self, n_tokens: int) -> int:
         if n_tokens < 1:
             raise ValueError(f"a passage has at least 1 token, got {n_tokens!r}")
-        pieces = self._cut(n_tokens + self.has_bos)
-        return sum(map(self._count, pieces)) + (self.ending is not None)
+        return sum(map(len, self._cut(n_tokens + self.has_bos))) * self.n_per_segment + (self.ending is not None)
 
     def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
         """Write what was trained, complete or not at all; :meth:`load` reads it with the same models.
@@ -195,12 +216,12 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
                 raise ValueError(f"the passage {passage.id!r} has no text; leave it out")
             owners.setdefault(passage.text, []).append(passage.id)
         texts = list(owners)
-        tokens = token_ids(self.tokenizer, texts)
-        pieces = [self._pieces(ids, owners[text][0]) for text, ids in zip(texts, tokens, strict=True)]
+        tokens = self._tokens(texts)
+        pieces = [self._pieces(one, owners[text][0]) for text, one in zip(texts, tokens, strict=True)]
         found: dict[str, Floats] = {}
         done = 0
-        for i, vectors in self._matrices(pieces):
-            found[texts[i]] = _checked(vectors, owners[texts[i]][0])
+        for i, of_pieces in gathered(pieces, self._frozen, self._width, self.batch_tokens):
+            found[texts[i]] = self._matrix(of_pieces, owners[texts[i]][0])
             done += len(owners[texts[i]])
             if progress is not None:
                 progress(done, len(checked))
@@ -217,39 +238,37 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
             for passage in checked
         ]
 
-    def _reader_tokens(self, texts: Sequence[str], tokens: Sequence[TokenIds]) -> list[int]:
-        """Tokens of each text in the reader's vocabulary; this summarizer's own is the reader's unless it says."""
-        return [len(ids) for ids in tokens]
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        return tokens_of(self.tokenizer, texts, sentences=self.align == "sentences")
 
-    def _pieces(self, ids: TokenIds, passage: str) -> list[TokenIds]:
-        if not ids:
+    def _reader_tokens(self, texts: Sequence[str], tokens: Sequence[Tokens]) -> list[int]:
+        """Tokens of each text in the reader's vocabulary; this summarizer's own is the reader's unless it says."""
+        return [len(one.ids) for one in tokens]
+
+    def _pieces(self, tokens: Tokens, passage: str) -> list[Piece]:
+        if not tokens.ids:
             raise ValueError(f"the passage {passage!r} has no token in this vocabulary; leave it out")
-        whole = [self.tokenizer.bos_token_id, *ids] if self.has_bos else ids
+        whole = [self.tokenizer.bos_token_id, *tokens.ids] if self.has_bos else tokens.ids
         try:
             lengths = self._cut(len(whole))
         except ValueError as error:
             raise ValueError(f"the passage {passage!r} is too long: {error}") from error
-        starts = np.cumsum([0, *lengths])
-        return [whole[start : start + length] for start, length in zip(starts, lengths, strict=False)]
+        n_segments, flat = list(map(len, lengths)), list(chain.from_iterable(lengths))
+        if self.align == "sentences":
+            flat = aligned_cuts(len(whole), len(flat), [self.has_bos + n for n in tokens.sentences])
+        return split(split(whole, flat), n_segments)
 
-    def _matrices(self, pieces: Sequence[Sequence[TokenIds]]) -> Iterator[tuple[int, Tensor]]:
-        """``(i, [m, d])`` of each passage as soon as all its pieces are encoded, the shortest first."""
-        places = [(i, j) for i, of_passage in enumerate(pieces) for j in range(len(of_passage))]
-        parts: dict[int, dict[int, Tensor]] = {}
-        for batch in batches([self._width(len(pieces[i][j])) for i, j in places], self.batch_tokens):
-            with lock_of(self.model), evaluating(self.model, self.module), torch.no_grad():
-                encoded = self.encode([pieces[i][j] for i, j in (places[k] for k in batch)])
-            for k, vectors in zip(batch, encoded, strict=True):
-                i, j = places[k]
-                parts.setdefault(i, {})[j] = vectors
-                if len(parts[i]) == len(pieces[i]):
-                    rows = [vectors for _, vectors in sorted(parts.pop(i).items(), key=itemgetter(0))]
-                    close = [] if self.ending is None else [self.endings[self.ending].detach().to(rows[0])[None]]
-                    yield i, torch.cat([*rows, *close])
+    def _frozen(self, pieces: Sequence[Piece]) -> list[Tensor]:
+        """:meth:`encode` without gradients, in evaluation mode."""
+        with lock_of(self.model), evaluating(self.model, self.module), torch.no_grad():
+            return self.encode(pieces)
+
+    def _matrix(self, of_pieces: Sequence[Tensor], passage: str) -> Floats:
+        close = [] if self.ending is None else [self.endings[self.ending].detach().to(of_pieces[0])[None]]
+        return _checked(torch.cat([*of_pieces, *close]).float().cpu().numpy(), passage)
 
 
-def _checked(vectors: Tensor, passage: str) -> Floats:
-    matrix: Floats = vectors.float().cpu().numpy()
+def _checked(matrix: Floats, passage: str) -> Floats:
     if not np.isfinite(matrix).all():
         raise SummaryValueError(
             f"the summary of the passage {passage!r} has values that are not finite; use dtype='bfloat16' or 'float32'"

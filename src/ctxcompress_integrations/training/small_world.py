@@ -113,7 +113,8 @@ class SmallWorld:
     def _untrained(self, part: str, reader: Any, tokenizer: Any) -> TokenSummarizer[Any]:
         method, n_vectors, ratio = PARTS[part]
         seed = self.plan.seed
-        return untrained(method, reader, tokenizer, n_vectors=n_vectors, ratio=ratio, rank=RANK, seed=seed)
+        made = untrained(method, reader, tokenizer, n_vectors=n_vectors, ratio=ratio, rank=RANK, seed=seed)
+        return made.changed(align="sentences")
 
     def _anew(self, writers: Mapping[str, TokenSummarizer[Any]]) -> dict[str, TokenSummarizer[Any]]:
         """The same modules, for their reader as it is now: digests are taken once, and it may have learned since."""

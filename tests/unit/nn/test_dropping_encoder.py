@@ -188,6 +188,14 @@ def test_terms_are_loops_over_layers_and_tokens():
     assert float(norm_share(traces)) == pytest.approx(sure / whole, rel=1e-5)
 
 
+def test_sure_decisions_in_half_precision_have_an_entropy():
+    soft = torch.tensor([0.0, 0.5, 1.0], dtype=torch.bfloat16, requires_grad=True)
+    term = entropy_term([Trace(torch.zeros(3, 6), Draw(soft, soft, soft))])
+    assert float(term) == pytest.approx(-math.log(2) / 3, rel=1e-3)
+    term.backward()
+    assert torch.isfinite(soft.grad).all()
+
+
 def test_terms_do_not_depend_on_the_size_of_the_batch():
     traces = some_traces(9)
     twice = [Trace(t.states.repeat(2, 1), Draw(*(part.repeat(2) for part in t.draw))) for t in traces]

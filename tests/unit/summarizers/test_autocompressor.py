@@ -69,7 +69,7 @@ def test_an_empty_prefix_makes_vectors_of_the_segment_alone(texts):
     accumulated, alone = (torch.as_tensor(s.summarize([text])[0].vectors) for s in (document, empty))
     torch.testing.assert_close(accumulated[:3], alone[:3], atol=1e-5, rtol=0)
     assert (accumulated[3:6] - alone[3:6]).abs().max() > 0.01
-    (second,) = empty.encode([ids[7:14]])
+    (second,) = empty.encode([[ids[7:14]]])
     torch.testing.assert_close(second.detach(), alone[3:6], atol=1e-5, rtol=0)
     assert document.fingerprint != empty.fingerprint
 

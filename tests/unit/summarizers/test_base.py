@@ -2,6 +2,10 @@
 
 import copy
 import json
+import math
+import random
+from fractions import Fraction
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import pytest
@@ -14,9 +18,10 @@ from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
 from ctxcompress_integrations.summarizers.base import Summarizer
 from ctxcompress_integrations.summarizers.icae import Icae
 from ctxcompress_integrations.summarizers.icformer import IcFormer
-from ctxcompress_integrations.summarizers.pieces import batches, equal_cuts
+from ctxcompress_integrations.summarizers.pieces import aligned_cuts, batches, equal_cuts, tokens_of
 from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_tokenizer
+from ctxcompress_integrations.text.segment import segment
 
 METHODS = ["autocompressor", "icae", "icformer", "pooled"]
 
@@ -109,8 +114,26 @@ class TestEverySummarizer:
         assert summarizer.model.training
         assert summarizer.module.training
         assert isinstance(found[0].vectors, np.ndarray)
-        ids = [summarizer.tokenizer(texts[1])["input_ids"][:8]]
-        assert all(vectors.requires_grad for vectors in summarizer.encode(ids))
+        pieces = [[summarizer.tokenizer(texts[1])["input_ids"][:8]]]
+        assert all(vectors.requires_grad for vectors in summarizer.encode(pieces))
+
+    def test_segments_that_end_where_sentences_end(self, method):
+        summarizer = untrained(method)
+        summarizer.align = "sentences"
+        text = "The tower is old. A dog ran. It was very, very late."
+        (whole,) = summarizer.summarize([text])
+        assert whole.n_vectors == summarizer.count_vectors(whole.n_tokens)
+        (tokens,) = tokens_of(summarizer.tokenizer, [text], sentences=True)
+        pieces = summarizer._pieces(tokens, "0")
+        flat = [segment for piece in pieces for segment in piece]
+        assert [*chain(*flat)] == [*[summarizer.tokenizer.bos_token_id] * summarizer.has_bos, *tokens.ids]
+        assert tokens.sentences[0] + summarizer.has_bos in accumulate(map(len, flat))
+        vectors = torch.cat(summarizer.encode(pieces)).detach()
+        torch.testing.assert_close(torch.as_tensor(whole.vectors), vectors, atol=1e-5, rtol=0)
+        summarizer.align = "tokens"
+        (plain,) = summarizer.summarize([text])
+        assert plain.n_vectors == whole.n_vectors
+        assert not np.allclose(plain.vectors, whole.vectors)
 
     def test_the_fingerprint_is_of_what_decides_the_values(self, method):
         summarizer = untrained(method)
@@ -183,6 +206,43 @@ def test_every_cut_is_short_enough_and_nothing_is_lost():
             assert max(cuts) <= longest
             assert min(cuts) >= 1
             assert not any(length % 4 for length in cuts[:-1])
+
+
+def slow_aligned(n_tokens, n_segments, ends):
+    cuts = [0]
+    for i in range(1, n_segments):
+        middle, half = Fraction(i * n_tokens, n_segments), Fraction(n_tokens, 2 * n_segments)
+        near = [end for end in ends if middle - half < end <= middle + half]
+        cuts.append(min(near, key=lambda end: abs(end - middle)) if near else math.floor(middle + Fraction(1, 2)))
+    return [after - before for before, after in pairwise([*cuts, n_tokens])]
+
+
+def test_aligned_cuts_lose_nothing_and_stay_near():
+    draw = random.Random(0)
+    for _ in range(600):
+        n_tokens = draw.randint(1, 60)
+        n_segments = draw.randint(1, n_tokens)
+        ends = sorted(draw.sample(range(1, n_tokens + 1), draw.randint(0, n_tokens)))
+        lengths = aligned_cuts(n_tokens, n_segments, ends)
+        assert lengths == slow_aligned(n_tokens, n_segments, ends)
+        assert len(lengths) == n_segments
+        assert sum(lengths) == n_tokens
+        assert min(lengths) >= 1
+        assert max(lengths) < 2 * n_tokens / n_segments or n_segments == 1
+
+
+@pytest.mark.parametrize("style", ["byte", "metaspace"])
+def test_a_sentence_begins_at_the_token_that_reaches_into_it(style):
+    tokenizer = tiny_tokenizer(style)
+    texts = ["One here. Two there.\nThree.", "no end", "Größe 5. Ça va? 是的。好。"]
+    for text, found in zip(texts, tokens_of(tokenizer, texts, sentences=True), strict=True):
+        words, firsts = segment(text)
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        starts = [words[i, 0] for i in firsts[1:]]
+        wanted = [next(i for i, (_, end) in enumerate(offsets) if end > start) for start in starts]
+        assert found.sentences == sorted({*wanted})
+        assert found.ids == tokens_of(tokenizer, [text])[0].ids
+        assert len(wanted) == {"One here. Two there.\nThree.": 2, "no end": 0}.get(text, len(wanted))
 
 
 def test_batches_stay_in_their_budget_and_hold_everything_once():

@@ -100,7 +100,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(texts):
     summarizer = made()
     summarizer.model.requires_grad_(False)
     ids = summarizer.tokenizer(texts[1])["input_ids"]
-    sum(vectors.square().sum() for vectors in summarizer.encode([ids[:12], ids[:5]])).backward()
+    sum(vectors.square().sum() for vectors in summarizer.encode([[ids[:12]], [ids[:5]]])).backward()
     reached = {name for name, p in summarizer.module.named_parameters() if p.grad is not None and p.grad.any()}
     assert "memory" in reached
     assert sum(name.startswith("adapter.") for name in reached) == 8  # 2 layers, 2 kinds, 2 matrices

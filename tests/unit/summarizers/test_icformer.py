@@ -134,7 +134,7 @@ def test_the_published_size_and_cost():
 def test_gradients_reach_every_parameter(texts):
     summarizer = made()
     ids = summarizer.tokenizer(texts[1])["input_ids"]
-    sum(vectors.square().sum() for vectors in summarizer.encode([ids[:12], ids[:5]])).backward()
+    sum(vectors.square().sum() for vectors in summarizer.encode([[ids[:12]], [ids[:5]]])).backward()
     assert all(p.grad is not None and p.grad.any() for p in summarizer.module.encoder.parameters())
 
 
