@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ctxcompress_integrations.allocation import Allowed, label
 from ctxcompress_integrations.evaluation.datasets import Example
@@ -25,12 +25,12 @@ from ctxcompress_integrations.pipeline import Pipeline
 from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.records import SummaryVectors
 from ctxcompress_integrations.summarizers import load_summarizer
-from ctxcompress_integrations.summarizers.base import Summarizer
+from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match, is_exact
 from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
 from ctxcompress_integrations.training.small_world import part_file
-from ctxcompress_integrations.training.small_world_plan import PARTS
+from ctxcompress_integrations.training.small_world_plan import PARTS, TIGHT
 from ctxcompress_integrations.training.small_world_studies import asked
 from ctxcompress_integrations.training.world import Document
 
@@ -49,7 +49,7 @@ class _Parts(NamedTuple):
     lm: Any
     tokenizer: Any
     reader: HFReader
-    summarizers: dict[str, Summarizer]
+    summarizers: dict[str, TokenSummarizer[Any]]
     device: str
 
 
@@ -79,8 +79,8 @@ def _loaded(weights: Path | None, device: str) -> _Parts:
     model = SMALL_WORLD if weights is None else str(of("reader"))
     lm, tokenizer = load_decoder(model, device=device)
     summarizers = {
-        part: load_summarizer(method, model=model, weights=of(part), device=device)
-        for part, (method, _, _) in PARTS.items()
+        part: cast(TokenSummarizer[Any], load_summarizer(part, model=model, weights=of(part), device=device))
+        for part in PARTS
     }
     return _Parts(lm, tokenizer, HFReader(lm, tokenizer), summarizers, device)
 
@@ -110,7 +110,7 @@ def _share(report: Report, measure: str, part: float, whole: float, target: str 
     report(Row(measure, value, "x", target, n, why=why))
 
 
-def _saved(parts: _Parts, summarizer: Summarizer, examples: Sequence[Example]) -> float:
+def _saved(parts: _Parts, summarizer: TokenSummarizer[Any], examples: Sequence[Example]) -> float:
     """Positions of passages as text over those of their vectors, labels included."""
     counts = [parts.reader.count_tokens(example.passages[0].text) for example in examples]
     n_label = parts.reader.count_tokens(label(1, ""))
@@ -119,7 +119,7 @@ def _saved(parts: _Parts, summarizer: Summarizer, examples: Sequence[Example]) -
 
 def _unseen_domain(report: Report, parts: _Parts, n: int) -> None:
     """LLoCO: an adapter on the summaries of a corpus from a domain that nothing was trained on."""
-    summarizer, where = parts.summarizers["autocompressor-20"], "unseen domain"
+    summarizer, where = parts.summarizers["autocompressor"].at_ratio(TIGHT), "unseen domain"
     known = list(world.documents(world.HELD_OUT, "train", N_ADAPTED))
     new = list(world.documents(world.HELD_OUT, "test", n))
     examples = asked(new)

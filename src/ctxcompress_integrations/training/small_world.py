@@ -6,9 +6,10 @@ that questions need (which value belongs to which name). So the reader learns in
 
 1. *listings*: copying short listings, then telling them in another order;
 2. *text*: documents of the trained domains, from full text, with several passages in the end;
-3. *vectors*: the reader and three summarizers together, on single facts, then on a few, then on documents; a part of
-   the passages stays text. The ratio tightens from 4;
-4. *icae* and *icformer*: each on the reader as it is now, which learns no more.
+3. *superposed*: the same from sums of two word vectors, then of three, up to those of a sentence, which nobody has to
+   learn to write (:mod:`~ctxcompress_integrations.training.superposed`); a part of the passages stays text henceforth;
+4. *vectors*: the reader, and the summarizers whose encoder it is;
+5. *icae* and *icformer*: each on the reader as it is now, which learns no more.
 
 Every lesson is a run of its own that resumes from its checkpoint, and none is done twice.
 """
@@ -22,19 +23,21 @@ from typing import Any
 
 import torch
 
-from ctxcompress_integrations.hf import small_world
+from ctxcompress_integrations.hf import small_world, summary_weights
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import SMALL_WORLD, load_encoder, load_small_world
 from ctxcompress_integrations.readers.hf import HFReader
+from ctxcompress_integrations.summarizers.icae import Icae
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import small_world_studies as studies
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.lessons import Study
 from ctxcompress_integrations.training.loop import Progress, finish, plain
-from ctxcompress_integrations.training.small_world_plan import PARTS, RANK, TOGETHER, Plan
+from ctxcompress_integrations.training.small_world_plan import N_VECTORS, PARTS, RANK, RATIO, TOGETHER, Plan
 from ctxcompress_integrations.training.soft import train_soft
 from ctxcompress_integrations.training.start import untrained
+from ctxcompress_integrations.training.superposed import Superposed
 
 
 class SmallWorld:
@@ -64,9 +67,11 @@ class SmallWorld:
 
     def train(self) -> None:
         """All lessons that are not done yet."""
-        for lesson in ("listings", "text"):
+        before = None
+        for lesson in ("listings", "text", "superposed"):
             if not self._of(lesson).exists():
-                self._reader_alone(lesson)
+                self._reader_alone(lesson, before)
+            before = lesson
         if not self.path("reader").exists():
             self._together()
         for part in PARTS:
@@ -76,23 +81,23 @@ class SmallWorld:
     def _of(self, lesson: str) -> Path:
         return self.folder / f"{lesson}.safetensors"
 
-    def _reader_alone(self, lesson: str) -> None:
+    def _reader_alone(self, lesson: str, before: str | None) -> None:
         encoder, tokenizer = load_encoder(device="cpu", dtype="float32")
-        if lesson == "listings":
+        if before is None:
             reader = small_world.as_decoder(encoder, tokenizer)
         else:
-            reader, tokenizer = load_small_world(self._of("listings"), dtype="float32")
-        make = studies.listings if lesson == "listings" else studies.documents
-        self._run(lesson, reader, tokenizer, make(reader, tokenizer), {})
+            reader, tokenizer = load_small_world(self._of(before), dtype="float32")
+        make = {"listings": studies.listings, "text": studies.documents, "superposed": studies.told}[lesson]
+        writers = {lesson: self._untrained(lesson, reader, tokenizer)} if lesson == Superposed.name else {}
+        self._run(lesson, reader, tokenizer, make(reader, tokenizer), writers)
         small_world.save(reader, self._of(lesson), base="mini", base_sha256=weights_digest(encoder), card={})
         finish(self._of(lesson))
 
     def _together(self) -> None:
         encoder, _ = load_encoder(device="cpu", dtype="float32")
-        reader, tokenizer = load_small_world(self._of("text"), dtype="float32")
+        reader, tokenizer = load_small_world(self._of("superposed"), dtype="float32")
         writers = {part: self._untrained(part, reader, tokenizer) for part in TOGETHER}
-        given = [*studies.facts(reader, tokenizer), *self._told(reader, tokenizer)]
-        seen = self._run("vectors", reader, tokenizer, given, writers)
+        seen = self._run("vectors", reader, tokenizer, studies.told(reader, tokenizer), writers)
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
         card = self._card("vectors", seen)
@@ -102,19 +107,21 @@ class SmallWorld:
     def _alone(self, part: str) -> None:
         reader, tokenizer = load_small_world(self.path("reader"), dtype="float32")
         writer = self._untrained(part, reader, tokenizer)
-        seen = self._run(part, reader, tokenizer, self._told(reader, tokenizer), {part: writer})
+        if isinstance(writer, Icae):  # it starts as the reader's own writer, without its adapter
+            held = summary_weights.read(self.path("autocompressor"), method="autocompressor")
+            with torch.no_grad():
+                writer.module.memory.copy_(held.tensors["tokens"])
+        seen = self._run(part, reader, tokenizer, studies.told(reader, tokenizer), {part: writer})
         self._save(part, writer, self._card(part, seen))
         finish(self._of(part))
 
-    @staticmethod
-    def _told(reader: Any, tokenizer: Any) -> list[Study]:
-        return studies.documents(reader, tokenizer, n_tellings=studies.N_TELLINGS)
-
     def _untrained(self, part: str, reader: Any, tokenizer: Any) -> TokenSummarizer[Any]:
-        method, n_vectors, ratio = PARTS[part]
+        if part == Superposed.name:
+            return Superposed(reader, tokenizer, segment_tokens=RATIO)
         seed = self.plan.seed
-        made = untrained(method, reader, tokenizer, n_vectors=n_vectors, ratio=ratio, rank=RANK, seed=seed)
-        return made.changed(align="sentences")
+        made = untrained(part, reader, tokenizer, n_vectors=N_VECTORS, ratio=RATIO, rank=RANK, seed=seed)
+        own: dict[str, dict[str, Any]] = {"autocompressor": {"prefix": "empty"}, "icae": {"has_bos": False}}
+        return made.changed(align="sentences", **own.get(part, {}))
 
     def _anew(self, writers: Mapping[str, TokenSummarizer[Any]]) -> dict[str, TokenSummarizer[Any]]:
         """The same modules, for their reader as it is now: digests are taken once, and it may have learned since."""
@@ -134,7 +141,7 @@ class SmallWorld:
         def measure() -> dict[str, float]:
             asks = HFReader(reader, tokenizer, max_batch=32)
             exact = partial(exact_match, asks, self.dev, max_new_tokens=4)
-            found = {} if len(writers) == 1 else {"text": exact()}
+            found = {} if lesson in PARTS else {"text": exact()}
             return found | {part: exact(summarize=w.summarize) for part, w in self._anew(writers).items()}
 
         return train_soft(

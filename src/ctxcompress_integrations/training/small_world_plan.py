@@ -7,21 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ctxcompress_integrations.training import small_world_studies as studies
 from ctxcompress_integrations.training.lessons import Mix
 from ctxcompress_integrations.training.soft import Recipe, Stage
 
-PARTS = {
-    "autocompressor": ("autocompressor", 1, 13),
-    "autocompressor-20": ("autocompressor", 1, 20),
-    "pooled": ("pooled", 1, 12),
-    "icae": ("icae", 2, 13),
-    "icformer": ("icformer", 2, 13),
-}
-"""Files of summarizers: method, vectors per segment, tokens per vector of the longest segment."""
-TOGETHER = ("autocompressor", "autocompressor-20", "pooled")
-"""Those that learn with the reader, which is their encoder; the first alone until the reader can read vectors."""
+PARTS = ("autocompressor", "pooled", "icae", "icformer")
+TOGETHER = ("autocompressor", "pooled")
+"""Those that learn with the reader, which is their encoder."""
+N_VECTORS, RATIO, TIGHT = 1, 13, 18
+"""Vectors of a segment, its tokens, and those of the segments that an adapter for a domain reads."""
 RANK = 32
+
+
+_ASKED = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +28,17 @@ class Plan:
     copying: int = 200
     telling: int = 350
     text: int = 450
-    vectors: int = 1200
-    icae: int = 400
-    icformer: int = 800
+    superposed: int = 800
+    vectors: int = 1000
+    icae: int = 300
+    icformer: int = 600
     batch: int = 16
     seed: int = 0
 
     @property
     def lessons(self) -> tuple[str, ...]:
         """In their order."""
-        return ("listings", "text", "vectors", *(part for part in PARTS if part not in TOGETHER))
+        return ("listings", "text", "superposed", "vectors", *(part for part in PARTS if part not in TOGETHER))
 
     def recipe(self, lesson: str) -> Recipe:
         """Of a lesson by name: "listings", "text", "vectors" or a summarizer's."""
@@ -63,18 +61,18 @@ class Plan:
         )
         return Recipe(stages, reader_lr=2e-4, decay=0.3)
 
+    def _superposed(self) -> Recipe:
+        shares = ((0.07, 2), (0.08, 3), (0.1, 5), (0.1, 7), (0.1, 10), (0.55, RATIO))
+        stages = tuple(Stage(round(self.superposed * share), _ASKED, ratio) for share, ratio in shares)
+        return Recipe(stages, reader_lr=3e-4, decay=0.3)
+
     def _vectors(self) -> Recipe:
-        telling = Mix(text_share=0.05, autoencode=1.0, retelling=0.4)
-        asking = Mix(text_share=0.15, autoencode=0.0, retelling=0.3, n_questions=6)
-        one, few = replace(telling, max_tokens=12, retelling=0.0), replace(telling, max_tokens=30)
-        more, several = replace(telling, max_tokens=48), replace(asking, n_passages=3)
-        shares = ((0.04, one, 4, 1), (0.06, few, 4, 1), (0.06, few, 8, 1), (0.15, few, None, None))
-        on_listings = [
-            Stage(round(self.vectors * share), mix, ratio, n_summarizers, studies.N_FACTS)
-            for share, mix, ratio, n_summarizers in (*shares, (0.15, more, None, None))
-        ]
-        then = [Stage(round(self.vectors * share), mix) for share, mix in ((0.4, asking), (0.14, several))]
-        return Recipe((*on_listings, *then), lr=1e-3, reader_lr=2.5e-4, decay=0.4)
+        several = replace(_ASKED, n_passages=3)
+        stages = (
+            Stage(round(self.vectors * 0.7), _ASKED),
+            Stage(round(self.vectors * 0.3), several, (RATIO, RATIO, TIGHT)),
+        )
+        return Recipe(stages, lr=1e-3, reader_lr=3e-4, decay=0.4)
 
     def _icae(self) -> Recipe:
         return self._alone(self.icae)
@@ -83,10 +81,4 @@ class Plan:
         return self._alone(self.icformer)
 
     def _alone(self, steps: int) -> Recipe:
-        mix, weights = Mix(autoencode=0.0, retelling=0.3, n_questions=6), {"answer": 1.0, "retell": 0.5}
-        short = round(steps * 0.2)
-        stages = (
-            Stage(short, replace(mix, max_tokens=64), weights=weights),
-            Stage(steps - short, mix, weights=weights),
-        )
-        return Recipe(stages, lr=1e-3, decay=0.4)
+        return Recipe((Stage(steps, _ASKED, (RATIO, RATIO, TIGHT)),), lr=1e-3, decay=0.4)

@@ -13,7 +13,7 @@ from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.lessons import Study
 from ctxcompress_integrations.training.world import Document, Fact
 
-N_LISTINGS, N_FACTS, N_SHORT, N_DOCUMENTS = 20_000, 8_000, 12_000, 20_000
+N_LISTINGS, N_BEGINNINGS, N_SHORT, N_DOCUMENTS = 20_000, 20_000, 12_000, 20_000
 N_TELLINGS = 2
 
 
@@ -27,11 +27,11 @@ def listings(reader: Any, tokenizer: Any) -> list[Study]:
     return [_listed(reader, tokenizer, one) for one in _made(N_LISTINGS)]
 
 
-def facts(reader: Any, tokenizer: Any) -> list[Study]:
-    """Beginnings of listings: half of them of one fact or two."""
-    draw = random.Random("facts")
-    sizes = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8)
-    return [_listed(reader, tokenizer, one.beginning(draw.choice(sizes))) for one in _made(N_FACTS)]
+def told(reader: Any, tokenizer: Any) -> list[Study]:
+    """What vectors are learned on: beginnings of listings, two to six facts long, and documents, with tellings."""
+    draw = random.Random("beginnings")
+    begun = [_listed(reader, tokenizer, one.beginning(draw.randint(2, 6))) for one in _made(N_BEGINNINGS)]
+    return [*begun, *documents(reader, tokenizer, n_tellings=N_TELLINGS)]
 
 
 def _made(n: int) -> Iterator[Document]:

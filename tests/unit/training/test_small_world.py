@@ -14,7 +14,7 @@ from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.small_world_plan import PARTS, Plan
 
 pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
-SHORT = Plan(copying=1, telling=1, text=2, vectors=10, icae=1, icformer=1, batch=2)
+SHORT = Plan(copying=1, telling=1, text=2, superposed=20, vectors=4, icae=1, icformer=1, batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     """A folder of parts, and the lessons with the steps at which each reported."""
     folder, seen = tmp_path_factory.mktemp("small-world"), []
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("N_LISTINGS", "N_FACTS", "N_SHORT", "N_DOCUMENTS"):
+        for size in ("N_LISTINGS", "N_BEGINNINGS", "N_SHORT", "N_DOCUMENTS"):
             patch.setattr(small_world_studies, size, 30)
         maker = small_world.SmallWorld(folder, SHORT, report=lambda name, at: seen.append((name, at.step)), n_dev=2)
         maker.train()
@@ -36,7 +36,7 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
         name: SHORT.recipe(name).steps for name in SHORT.lessons
     }
     names = {path.name for path in folder.glob("*.safetensors")}
-    assert names == {"listings.safetensors", "text.safetensors"} | {
+    assert names == {f"{name}.safetensors" for name in ("listings", "text", "superposed")} | {
         f"small-world-{part}.safetensors" for part in ("reader", *PARTS)
     }
     assert not list(folder.glob("*.checkpoint"))
@@ -47,8 +47,8 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
 def test_parts_are_made_for_each_other_and_for_nobody_else(made):
     _, _, maker = made
     reader = load_reader(str(maker.path("reader")), device="cpu")
-    for part, (method, *_) in PARTS.items():
-        writer = load_summarizer(method, model=str(maker.path("reader")), weights=maker.path(part), device="cpu")
+    for part in PARTS:
+        writer = load_summarizer(part, model=str(maker.path("reader")), weights=maker.path(part), device="cpu")
         (summary,) = writer.summarize([world.document("ships", 0).text])
         assert summary.reader == reader.identity
         assert summary.n_vectors == writer.count_vectors(summary.n_tokens)
