@@ -41,9 +41,10 @@ class Plan:
         return ("listings", "text", "superposed", "vectors", *(part for part in PARTS if part not in TOGETHER))
 
     def recipe(self, lesson: str) -> Recipe:
-        """Of a lesson by name: "listings", "text", "vectors" or a summarizer's."""
+        """Of a lesson by name; prompts of vectors are short, and half as many more make a batch."""
         make: Callable[[], Recipe] = getattr(self, f"_{lesson}")
-        return replace(make(), batch=self.batch, seed=self.seed, precision="bf16", warm_up=50, eval_every=50)
+        batch = self.batch if lesson in ("listings", "text") else self.batch * 3 // 2
+        return replace(make(), batch=batch, seed=self.seed, precision="bf16", warm_up=50, eval_every=50)
 
     def _listings(self) -> Recipe:
         copying = Mix(text_share=1.0, autoencode=0.7)

@@ -34,18 +34,12 @@ class Stage:
     Attributes:
         mix: what lessons are made of.
         ratio: tokens per vector; of several, one is drawn for each step; None for the summarizer's own.
-        n_summarizers: how many of them, from the first, learn in turn; None for all.
-        n_studies: how many of the studies, from the first, are learned on; None for all.
-        batch: passages per step and process; None for the recipe's.
         weights: of the losses by name, the kinds of tasks and "distil"; what is not named counts 0.
     """
 
     steps: int
     mix: Mix = field(default_factory=Mix)
     ratio: int | tuple[int, ...] | None = None
-    n_summarizers: int | None = None
-    n_studies: int | None = None
-    batch: int | None = None
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
 
 
@@ -115,10 +109,8 @@ class SoftCourse(FromRecipe):
     def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, Losses]:
         stage = self.recipe.stage_at(step)
         draw = random.Random(f"{self.recipe.seed}/{step}/{process}")
-        batch = self.recipe.batch if stage.batch is None else stage.batch
-        given = lessons(self.studies[: stage.n_studies], stage.mix, batch=batch, draw=draw)
-        writers = self.summarizers[: stage.n_summarizers]
-        writer = writers[step % len(writers)] if writers else None
+        given = lessons(self.studies, stage.mix, batch=self.recipe.batch, draw=draw)
+        writer = self.summarizers[step % len(self.summarizers)] if self.summarizers else None
         if writer is not None and stage.ratio is not None:
             writer = writer.at_ratio(stage.ratio if isinstance(stage.ratio, int) else draw.choice(stage.ratio))
         losses: Losses = learner(given, writer, stage.weights.get("distil", 0.0))

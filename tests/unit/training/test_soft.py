@@ -299,3 +299,15 @@ def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
                 assert f"{lesson.passages[0].text} {task.answer}" in {study.text for study in made}
             else:
                 assert any(task.answer in passage.text for passage in lesson.passages)
+
+
+def test_of_several_ratios_every_step_draws_one(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, tokenizer = tiny_small_world()
+    summarizer, seen = SUMMARIZERS["pooled"](model, tokenizer), []
+    monkeypatch.setattr(Pooled, "at_ratio", lambda self, ratio: seen.append(ratio) or self)
+    found = studies(Splicer(model.get_input_embeddings(), tokenizer))
+    stages = (Stage(8, Mix(continuation=0.3), ratio=(2, 5)), Stage(2, Mix(), ratio=3))
+    train_soft(model, tokenizer, found, tmp_path / "a", recipe(stages=stages), summarizers=[summarizer])
+    assert set(seen[:8]) == {2, 5}
+    assert seen[8:] == [3, 3]
