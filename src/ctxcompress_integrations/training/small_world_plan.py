@@ -28,7 +28,7 @@ class Plan:
     copying: int = 200
     telling: int = 350
     text: int = 450
-    superposed: int = 800
+    superposed: int = 400
     vectors: int = 1000
     icae: int = 300
     icformer: int = 600
@@ -63,9 +63,9 @@ class Plan:
         return Recipe(stages, reader_lr=2e-4, decay=0.3)
 
     def _superposed(self) -> Recipe:
-        shares = ((0.07, 2), (0.08, 3), (0.1, 5), (0.1, 7), (0.1, 10), (0.55, RATIO))
+        shares = ((0.15, 2), (0.15, 3), (0.25, 5), (0.45, RATIO))
         stages = tuple(Stage(round(self.superposed * share), _ASKED, ratio) for share, ratio in shares)
-        return Recipe(stages, reader_lr=3e-4, decay=0.3)
+        return Recipe(stages, reader_lr=3e-4, decay=0.1)
 
     def _vectors(self) -> Recipe:
         several = replace(_ASKED, n_passages=3)
@@ -73,7 +73,7 @@ class Plan:
             Stage(round(self.vectors * 0.7), _ASKED),
             Stage(round(self.vectors * 0.3), several, (RATIO, RATIO, TIGHT)),
         )
-        return Recipe(stages, lr=1e-3, reader_lr=3e-4, decay=0.4)
+        return Recipe(stages, lr=2e-3, reader_lr=3e-4, decay=0.4)
 
     def _icae(self) -> Recipe:
         return self._alone(self.icae)
