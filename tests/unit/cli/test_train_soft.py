@@ -38,13 +38,14 @@ def test_a_summarizer_and_an_adapter_are_trained_by_command(tmp_path):
     with data.open("a") as file:
         file.write(json.dumps({"question": "who?", "context": "Nobody.", "answers": []}) + "\n")
     names = ("--model", tmp_path / "reader", "--device", "cpu", "--batch", 2)
-    sizes = ("--vectors", 4, "--ratio", 2, "--rank", 2, "--pretraining", 4, "--questions", 2)
+    sizes = ("--vectors", 4, "--ratio", 2, "--rank", 2, "--pretraining", 4, "--questions", 2, "--align", "sentences")
     done = call("train", "soft", data, "--out", weights, "--method", "icae", *names, *sizes)
     assert done.exit_code == 0, done.output
     assert f"wrote {weights}: answer" in done.output
     assert "1 questions left out: they have no answer" in done.output
     assert weights.with_suffix(".curves.json").exists()
     summarizer = load_summarizer("icae", model=str(tmp_path / "reader"), weights=weights, device="cpu")
+    assert summarizer.align == "sentences"
     with CompressedIndex.create(index, embedder=Letters()) as opened:
         opened.add([one.passage for one in made])
         opened.build_summaries(summarizer)
