@@ -18,7 +18,8 @@ N_VECTORS, RATIO, TIGHT = 1, 13, 18
 RANK = 32
 
 
-_ASKED = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
+_TOLD = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
+_ASKED = replace(_TOLD, retelling=0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Plan:
     telling: int = 350
     text: int = 450
     superposed: int = 400
-    vectors: int = 1000
+    vectors: int = 1200
     icae: int = 300
     icformer: int = 600
     batch: int = 16
@@ -64,7 +65,7 @@ class Plan:
 
     def _superposed(self) -> Recipe:
         shares = ((0.15, 2), (0.15, 3), (0.25, 5), (0.45, RATIO))
-        stages = tuple(Stage(round(self.superposed * share), _ASKED, ratio) for share, ratio in shares)
+        stages = tuple(Stage(round(self.superposed * share), _TOLD, ratio) for share, ratio in shares)
         return Recipe(stages, reader_lr=3e-4, decay=0.1)
 
     def _vectors(self) -> Recipe:
