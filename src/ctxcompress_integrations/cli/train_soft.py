@@ -33,9 +33,7 @@ def soft(
     vectors: Annotated[int, typer.Option(min=1, help="Per segment.")] = 128,
     ratio: Annotated[int, typer.Option(min=1, help="Tokens per vector, in the end.")] = 4,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter that icae wears.")] = 128,
-    align: Annotated[
-        Literal["tokens", "sentences"], typer.Option(help="Where a passage's segments are cut.")
-    ] = "tokens",
+    align: Align = "tokens",
     pretraining: Annotated[int, typer.Option(min=0, help="Steps of autoencoding and continuation.")] = 4000,
     questions: Annotated[int, typer.Option(min=0, help="Steps on answers.")] = 2000,
     distil: Annotated[float, typer.Option(min=0, help="Weight of what the reader says with the full text.")] = 0.0,
