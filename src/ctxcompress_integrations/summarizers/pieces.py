@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -88,7 +88,23 @@ def _nearest(i: int, n_tokens: int, n_segments: int, ends: Sequence[int]) -> int
     return min(ends[low:high], key=lambda end: abs(end * scale - middle), default=(middle + n_segments) // scale)
 
 
-def split(items: Sequence[Item], lengths: Sequence[int]) -> list[Sequence[Item]]:
+def cut(
+    ids: Sequence[int], lengths: Sequence[Sequence[int]], ends: Sequence[int] | None
+) -> list[Sequence[Sequence[int]]]:
+    """The segments of each piece of a passage.
+
+    Args:
+        ids: tokens of the passage.
+        lengths: of the segments of each piece.
+        ends: of sentences, where cuts are to be moved there (:func:`aligned_cuts`).
+    """
+    flat = list(chain.from_iterable(lengths))
+    if ends is not None:
+        flat = aligned_cuts(len(ids), len(flat), ends)
+    return _split(_split(ids, flat), list(map(len, lengths)))
+
+
+def _split(items: Sequence[Item], lengths: Sequence[int]) -> list[Sequence[Item]]:
     """Neighbouring runs of these lengths."""
     return [items[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
 

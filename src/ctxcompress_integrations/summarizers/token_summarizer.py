@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -26,7 +26,7 @@ from ctxcompress_integrations.hf.summary_weights import SummaryWeights
 from ctxcompress_integrations.options import as_passages
 from ctxcompress_integrations.records import Passage, SummaryVectors
 from ctxcompress_integrations.summarizers.base import Progress, Summarizer
-from ctxcompress_integrations.summarizers.pieces import Tokens, aligned_cuts, gathered, split, tokens_of
+from ctxcompress_integrations.summarizers.pieces import Tokens, cut, gathered, tokens_of
 
 TokenIds: TypeAlias = Sequence[int]
 Piece: TypeAlias = Sequence[TokenIds]
@@ -248,15 +248,13 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
     def _pieces(self, tokens: Tokens, passage: str) -> list[Piece]:
         if not tokens.ids:
             raise ValueError(f"the passage {passage!r} has no token in this vocabulary; leave it out")
-        whole = [self.tokenizer.bos_token_id, *tokens.ids] if self.has_bos else tokens.ids
+        ids = [self.tokenizer.bos_token_id, *tokens.ids] if self.has_bos else tokens.ids
         try:
-            lengths = self._cut(len(whole))
+            lengths = self._cut(len(ids))
         except ValueError as error:
             raise ValueError(f"the passage {passage!r} is too long: {error}") from error
-        n_segments, flat = list(map(len, lengths)), list(chain.from_iterable(lengths))
-        if self.align == "sentences":
-            flat = aligned_cuts(len(whole), len(flat), [self.has_bos + n for n in tokens.sentences])
-        return split(split(whole, flat), n_segments)
+        ends = [self.has_bos + n for n in tokens.sentences] if self.align == "sentences" else None
+        return cut(ids, lengths, ends)
 
     def _frozen(self, pieces: Sequence[Piece]) -> list[Tensor]:
         """:meth:`encode` without gradients, in evaluation mode."""
@@ -265,12 +263,10 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
 
     def _matrix(self, of_pieces: Sequence[Tensor], passage: str) -> Floats:
         close = [] if self.ending is None else [self.endings[self.ending].detach().to(of_pieces[0])[None]]
-        return _checked(torch.cat([*of_pieces, *close]).float().cpu().numpy(), passage)
-
-
-def _checked(matrix: Floats, passage: str) -> Floats:
-    if not np.isfinite(matrix).all():
-        raise SummaryValueError(
-            f"the summary of the passage {passage!r} has values that are not finite; use dtype='bfloat16' or 'float32'"
-        )
-    return matrix
+        matrix: Floats = torch.cat([*of_pieces, *close]).float().cpu().numpy()
+        if not np.isfinite(matrix).all():
+            raise SummaryValueError(
+                f"the summary of the passage {passage!r} has values that are not finite; use dtype='bfloat16' or "
+                "'float32'"
+            )
+        return matrix

@@ -28,6 +28,7 @@ from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import SMALL_WORLD, load_encoder, load_small_world
 from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.summarizers.icae import Icae
+from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import small_world_studies as studies
 from ctxcompress_integrations.training import world
@@ -123,12 +124,13 @@ class SmallWorld:
         own: dict[str, dict[str, Any]] = {"autocompressor": {"prefix": "empty"}, "icae": {"has_bos": False}}
         return made.changed(align="sentences", **own.get(part, {}))
 
-    def _anew(self, writers: Mapping[str, TokenSummarizer[Any]]) -> dict[str, TokenSummarizer[Any]]:
+    @staticmethod
+    def _anew(writers: Mapping[str, TokenSummarizer[Any]]) -> dict[str, TokenSummarizer[Any]]:
         """The same modules, for their reader as it is now: digests are taken once, and it may have learned since."""
-        made = {part: self._untrained(part, writer.model, writer.tokenizer) for part, writer in writers.items()}
-        for part, writer in writers.items():
-            made[part].module = writer.module
-        return made
+        return {
+            part: w.changed(reader=weights_digest(w.model)) if isinstance(w, Pooled) else w.changed()
+            for part, w in writers.items()
+        }
 
     def _run(
         self,
