@@ -152,7 +152,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
 
     @property
     def _kept(self) -> dict[str, Any]:
-        return {"max_positions": self.max_positions}
+        return super()._kept | {"max_positions": self.max_positions}
 
     def _cut(self, n_tokens: int) -> list[list[int]]:
         lengths = full_cuts(n_tokens, self.segment_tokens)

@@ -171,7 +171,7 @@ class Pooled(TokenSummarizer[Projector]):
 
     @property
     def _kept(self) -> dict[str, Any]:
-        return {"reader": self.reader, "reader_tokenizer": self.reader_tokenizer}
+        return super()._kept | {"reader": self.reader, "reader_tokenizer": self.reader_tokenizer}
 
     def _cut(self, n_tokens: int) -> list[list[int]]:
         room = self.max_tokens - (self._stretch - 1) * self.pool  # a piece grows by half a group at either end

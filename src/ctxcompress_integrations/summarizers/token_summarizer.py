@@ -1,4 +1,4 @@
-"""The rung for methods whose model reads tokens: checks, duplicates, batches and the fingerprint are here.
+"""The rung for methods whose model reads tokens: checks, duplicates and batches are here.
 
 A method is one file: how it cuts a passage into segments (:meth:`~TokenSummarizer._cut`), each of which becomes as many
 vectors as any other, and what becomes of them (:meth:`~TokenSummarizer.encode`).
@@ -8,44 +8,34 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ctxcompress_integrations.errors import SummaryValueError, WeightsMismatchError
-from ctxcompress_integrations.hf import summary_weights
+from ctxcompress_integrations.errors import SummaryValueError
 from ctxcompress_integrations.hf.borrow import evaluating, lock_of
-from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
-from ctxcompress_integrations.hf.summary_weights import SummaryWeights
 from ctxcompress_integrations.options import as_passages
 from ctxcompress_integrations.records import Passage, SummaryVectors
-from ctxcompress_integrations.summarizers.base import Progress, Summarizer
+from ctxcompress_integrations.summarizers.base import Progress
 from ctxcompress_integrations.summarizers.pieces import Tokens, cut, gathered, tokens_of
+from ctxcompress_integrations.summarizers.trained_summarizer import Trained, TrainedSummarizer
 
 TokenIds: TypeAlias = Sequence[int]
 Piece: TypeAlias = Sequence[TokenIds]
 """Segments that are read together."""
 Align: TypeAlias = Literal["tokens", "sentences"]
 Floats: TypeAlias = NDArray[np.float32]
-Trained = TypeVar("Trained", bound=nn.Module)
 
 
-class TokenSummarizer(Summarizer, Generic[Trained]):
+class TokenSummarizer(TrainedSummarizer[Trained]):
     """A summarizer whose model reads the tokens of a passage, in pieces of segments; pieces know nothing of each other.
 
-    The model is only ever run as its base, without adapters, and given back as it was. What the method trained is
-    :attr:`module`; its digest follows in-place changes, those of the frozen models are taken once.
-
     Attributes:
-        model: a transformers decoder LM.
-        tokenizer: its fast tokenizer.
-        module: what was trained for this method.
+        model, tokenizer, module: as :class:`TrainedSummarizer` says.
         has_bos: whether a passage starts with the tokenizer's BOS token.
         ending: name of a trained vector that closes each passage (:attr:`endings`); None for none.
         align: "tokens" cuts segments where the method's own code does. "sentences" makes as many, and moves each cut to
@@ -68,7 +58,7 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         align: Align = "tokens",
         batch_tokens: int | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.module = model, tokenizer, module
+        super().__init__(model, tokenizer, module)
         self.has_bos, self.ending, self.align = has_bos, ending, align
         is_cuda = model.get_input_embeddings().weight.is_cuda
         self.batch_tokens = (32768 if is_cuda else 4096) if batch_tokens is None else batch_tokens
@@ -81,7 +71,6 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         if ending is not None and ending not in self.endings:
             known = ", ".join(map(repr, self.endings)) or "none"
             raise ValueError(f"ending must be None or one that was trained ({known}), got {ending!r}")
-        self._trained: tuple[tuple[int, ...], str] | None = None  # versions of the parameters, and their digest
 
     @abstractmethod
     def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
@@ -93,16 +82,6 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
     @abstractmethod
     def at_ratio(self, ratio: int) -> Self:
         """:meth:`changed` to another number of tokens per vector: what training tightens."""
-
-    def changed(self, **choices: Any) -> Self:
-        """The same module under other choices of the constructor; digests of the models are taken anew."""
-        kept = {**self.config, **self._kept, "batch_tokens": self.batch_tokens}
-        return type(self)(self.model, self.tokenizer, self.module, **kept | choices)
-
-    @property
-    def _kept(self) -> dict[str, Any]:
-        """Arguments of the constructor that are no choices: they decide no values, or belong to a model."""
-        return {}
 
     def written(self, texts: Sequence[str]) -> list[Tensor]:
         """Vectors ``[m, d]`` of each text in one forward, with gradients where they are asked for; for training.
@@ -133,78 +112,22 @@ class TokenSummarizer(Summarizer, Generic[Trained]):
         return 2 if self.align == "sentences" else 1
 
     @property
-    @abstractmethod
-    def sizes(self) -> dict[str, Any]:
-        """Of :attr:`module`, as plain JSON: the arguments of :meth:`_empty`."""
-
-    @classmethod
-    @abstractmethod
-    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> Trained:
-        """A module of these sizes for ``model``, to be filled."""
+    def config(self) -> dict[str, Any]:
+        return {"has_bos": self.has_bos, "ending": self.ending, "align": self.align}
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The choices of the constructor that decide the values, as plain JSON."""
-        return {"has_bos": self.has_bos, "ending": self.ending, "align": self.align}
+    def _kept(self) -> dict[str, Any]:
+        return {"batch_tokens": self.batch_tokens}
 
     @property
     def endings(self) -> Mapping[str, Tensor]:
         """Trained vectors ``[d]`` that may stand between a passage and what follows it in the reader's prompt."""
         return getattr(self.module, "endings", {})
 
-    @cached_property
-    def bases(self) -> dict[str, str]:
-        """Digests of the frozen models, by their part."""
-        return {"reader": weights_digest(self.model), "tokenizer": tokenizer_digest(self.tokenizer)}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        versions = tuple(parameter._version for parameter in self.module.parameters())
-        if self._trained is None or self._trained[0] != versions:
-            self._trained = versions, weights_digest(self.module)
-        made = {"method": self.name, "config": self.config, "module": self.sizes}
-        return made | {"weights": self._trained[1]} | self.bases
-
     def count_vectors(self, n_tokens: int) -> int:
         if n_tokens < 1:
             raise ValueError(f"a passage has at least 1 token, got {n_tokens!r}")
         return sum(map(len, self._cut(n_tokens + self.has_bos))) * self.n_per_segment + (self.ending is not None)
-
-    def save(self, path: str | Path, *, card: Mapping[str, Any] | None = None) -> None:
-        """Write what was trained, complete or not at all; :meth:`load` reads it with the same models.
-
-        Args:
-            path: of the safetensors file.
-            card: what is known of the weights, as plain JSON: recipe, data.
-        """
-        config = {"module": self.sizes, "choices": self.config}
-        summary_weights.save(
-            Path(path), self.module, method=self.name, config=config, bases=self.bases, card=card or {}
-        )
-
-    @classmethod
-    def restored(cls, held: SummaryWeights, model: Any, tokenizer: Any, choices: Mapping[str, Any]) -> Self:
-        """What :meth:`save` wrote, on the models that it was trained on.
-
-        Args:
-            held: the contents of the file.
-            model, tokenizer: as for the constructor.
-            choices: arguments of the constructor, instead of those that were saved; None stands for the saved one.
-
-        Raises:
-            WeightsMismatchError: other models, or contents that do not fit.
-        """
-        given = {name: choice for name, choice in choices.items() if choice is not None}
-        try:
-            module = cls._empty(model, held.config["module"])
-            saved = dict(held.config["choices"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsMismatchError(f"{held.path} does not say what {cls.name!r} is made of: {error!r}") from error
-        summary_weights.fill(module, held.tensors, source=str(held.path))
-        module.to(model.get_input_embeddings().weight).eval()
-        made = cls(model, tokenizer, module, **saved | given)
-        held.check_bases(made.bases)
-        return made
 
     def summarize(self, passages: Sequence[Passage | str], *, progress: Progress | None = None) -> list[SummaryVectors]:
         checked = as_passages(passages)
