@@ -8,8 +8,10 @@ that questions need (which value belongs to which name). So the reader learns in
 2. *text*: documents of the trained domains, from full text, with several passages in the end;
 3. *superposed*: the same from sums of two word vectors, then of three, up to those of a sentence, which nobody has to
    learn to write (:mod:`~ctxcompress_integrations.training.superposed`); a part of the passages stays text henceforth;
-4. *vectors*: the reader, and the summarizers whose encoder it is;
-5. *icae* and *icformer*: each on the reader as it is now, which learns no more.
+4. *vectors*: the reader, and the summarizers whose encoder it is. They write such sums first, which hold names as well
+   as values; from questions alone they learn values, and hardly the names that tell two entities apart;
+5. *icae* and *icformer*: each on the reader as it is now, which learns no more. They write what its own summarizer
+   writes first.
 
 Every lesson is a run of its own that resumes from its checkpoint, and none is done twice.
 """
@@ -27,6 +29,7 @@ from ctxcompress_integrations.hf import small_world, summary_weights
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import SMALL_WORLD, load_encoder, load_small_world
 from ctxcompress_integrations.readers.hf import HFReader
+from ctxcompress_integrations.summarizers.autocompressor import AutoCompressor
 from ctxcompress_integrations.summarizers.icae import Icae
 from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
@@ -38,7 +41,7 @@ from ctxcompress_integrations.training.loop import Progress, finish, plain
 from ctxcompress_integrations.training.small_world_plan import N_VECTORS, PARTS, RANK, RATIO, TOGETHER, Plan
 from ctxcompress_integrations.training.soft import train_soft
 from ctxcompress_integrations.training.start import untrained
-from ctxcompress_integrations.training.superposed import Superposed
+from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 
 
 class SmallWorld:
@@ -89,8 +92,9 @@ class SmallWorld:
         else:
             reader, tokenizer = load_small_world(self._of(before), dtype="float32")
         make = {"listings": studies.listings, "text": studies.documents, "superposed": studies.told}[lesson]
-        writers = {lesson: self._untrained(lesson, reader, tokenizer)} if lesson == Superposed.name else {}
-        self._run(lesson, reader, tokenizer, make(reader, tokenizer), writers)
+        given = make(reader, tokenizer)
+        writers = {lesson: _superposed(reader, tokenizer, given)} if lesson == Superposed.name else {}
+        self._run(lesson, reader, tokenizer, given, writers)
         small_world.save(reader, self._of(lesson), base="mini", base_sha256=weights_digest(encoder), card={})
         finish(self._of(lesson))
 
@@ -98,7 +102,8 @@ class SmallWorld:
         encoder, _ = load_encoder(device="cpu", dtype="float32")
         reader, tokenizer = load_small_world(self._of("superposed"), dtype="float32")
         writers = {part: self._untrained(part, reader, tokenizer) for part in TOGETHER}
-        seen = self._run("vectors", reader, tokenizer, studies.told(reader, tokenizer), writers)
+        given = studies.told(reader, tokenizer)
+        seen = self._run("vectors", reader, tokenizer, given, writers, _superposed(reader, tokenizer, given))
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
         card = self._card("vectors", seen)
@@ -108,17 +113,16 @@ class SmallWorld:
     def _alone(self, part: str) -> None:
         reader, tokenizer = load_small_world(self.path("reader"), dtype="float32")
         writer = self._untrained(part, reader, tokenizer)
+        held = summary_weights.read(self.path("autocompressor"), method="autocompressor")
+        example = AutoCompressor.restored(held, reader, tokenizer, {})
         if isinstance(writer, Icae):  # it starts as the reader's own writer, without its adapter
-            held = summary_weights.read(self.path("autocompressor"), method="autocompressor")
             with torch.no_grad():
-                writer.module.memory.copy_(held.tensors["tokens"])
-        seen = self._run(part, reader, tokenizer, studies.told(reader, tokenizer), {part: writer})
+                writer.module.memory.copy_(example.module.tokens)
+        seen = self._run(part, reader, tokenizer, studies.told(reader, tokenizer), {part: writer}, example)
         self._save(part, writer, self._card(part, seen))
         finish(self._of(part))
 
     def _untrained(self, part: str, reader: Any, tokenizer: Any) -> TokenSummarizer[Any]:
-        if part == Superposed.name:
-            return Superposed(reader, tokenizer, segment_tokens=RATIO)
         seed = self.plan.seed
         made = untrained(part, reader, tokenizer, n_vectors=N_VECTORS, ratio=RATIO, rank=RANK, seed=seed)
         own: dict[str, dict[str, Any]] = {"autocompressor": {"prefix": "empty"}, "icae": {"has_bos": False}}
@@ -139,6 +143,7 @@ class SmallWorld:
         tokenizer: Any,
         given: Sequence[Study],
         writers: Mapping[str, TokenSummarizer[Any]],
+        example: TokenSummarizer[Any] | None = None,
     ) -> Progress:
         def measure() -> dict[str, float]:
             asks = HFReader(reader, tokenizer, max_batch=32)
@@ -153,6 +158,7 @@ class SmallWorld:
             self._of(lesson),
             self.plan.recipe(lesson),
             summarizers=tuple(writers.values()),
+            example=example,
             measure=measure,
             report=lambda seen: self.report(lesson, seen),
         )
@@ -164,6 +170,12 @@ class SmallWorld:
 
     def _card(self, lesson: str, seen: Progress) -> dict[str, Any]:
         return {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}
+
+
+def _superposed(reader: Any, tokenizer: Any, given: Sequence[Study]) -> Superposed:
+    """Sums of a sentence's words, weighted by what the studies say again and again."""
+    words = WordWeights.counted((study.text for study in given), tokenizer, len(reader.get_input_embeddings().weight))
+    return Superposed(reader, tokenizer, words, segment_tokens=RATIO)
 
 
 def part_file(folder: Path, part: str) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ctxcompress_integrations.training.lessons import Mix
+from ctxcompress_integrations.training.lessons import KINDS, Mix
 from ctxcompress_integrations.training.soft import Recipe, Stage
 
 PARTS = ("autocompressor", "pooled", "icae", "icformer")
@@ -20,6 +20,7 @@ RANK = 32
 
 _TOLD = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
 _ASKED = replace(_TOLD, retelling=0.15)
+_LIKE = {**dict.fromkeys(KINDS, 1.0), "imitate": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,11 @@ class Plan:
     copying: int = 200
     telling: int = 350
     text: int = 450
-    superposed: int = 400
-    vectors: int = 1200
-    icae: int = 300
-    icformer: int = 600
+    superposed: int = 320
+    imitated: int = 200
+    vectors: int = 650
+    icae: int = 350
+    icformer: int = 500
     batch: int = 16
     seed: int = 0
 
@@ -71,6 +73,7 @@ class Plan:
     def _vectors(self) -> Recipe:
         several = replace(_ASKED, n_passages=3)
         stages = (
+            Stage(self.imitated, _TOLD, weights=_LIKE),
             Stage(round(self.vectors * 0.7), _ASKED),
             Stage(round(self.vectors * 0.3), several, (RATIO, RATIO, TIGHT)),
         )
@@ -83,4 +86,9 @@ class Plan:
         return self._alone(self.icformer)
 
     def _alone(self, steps: int) -> Recipe:
-        return Recipe((Stage(steps, _ASKED, (RATIO, RATIO, TIGHT)),), lr=1e-3, decay=0.4)
+        ratios = (RATIO, RATIO, TIGHT)
+        stages = (
+            Stage(round(steps * 0.4), _ASKED, ratios, weights=_LIKE),
+            Stage(round(steps * 0.6), _ASKED, ratios),
+        )
+        return Recipe(stages, lr=1e-3, decay=0.4)

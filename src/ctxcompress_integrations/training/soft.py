@@ -34,7 +34,8 @@ class Stage:
     Attributes:
         mix: what lessons are made of.
         ratio: tokens per vector; of several, one is drawn for each step; None for the summarizer's own.
-        weights: of the losses by name, the kinds of tasks and "distil"; what is not named counts 0.
+        weights: of the losses by name, the kinds of tasks, "distil" and "imitate"; what is not named counts 0. With
+            "imitate" the example writes what is read, and summarizers learn to write the same.
     """
 
     steps: int
@@ -96,6 +97,7 @@ class SoftCourse(FromRecipe):
     recipe: Recipe
     studies: Sequence[Study]
     summarizers: Sequence[TokenSummarizer[Any]]
+    example: TokenSummarizer[Any] | None = None
 
     steps = property(lambda self: self.recipe.steps)
 
@@ -110,11 +112,18 @@ class SoftCourse(FromRecipe):
         stage = self.recipe.stage_at(step)
         draw = random.Random(f"{self.recipe.seed}/{step}/{process}")
         given = lessons(self.studies, stage.mix, batch=self.recipe.batch, draw=draw)
-        writer = self.summarizers[step % len(self.summarizers)] if self.summarizers else None
-        if writer is not None and stage.ratio is not None:
-            writer = writer.at_ratio(stage.ratio if isinstance(stage.ratio, int) else draw.choice(stage.ratio))
-        losses: Losses = learner(given, writer, stage.weights.get("distil", 0.0))
+        ratio = draw.choice(stage.ratio) if isinstance(stage.ratio, tuple) else stage.ratio
+        writer = _at(ratio, self.summarizers[step % len(self.summarizers)] if self.summarizers else None)
+        distil = stage.weights.get("distil", 0.0)
+        if stage.weights.get("imitate"):
+            losses: Losses = learner(given, _at(ratio, self.example), distil, writer)
+        else:
+            losses = learner(given, writer, distil)
         return torch.stack([loss * stage.weights.get(name, 0.0) for name, loss in losses.items()]).sum(), losses
+
+
+def _at(ratio: int | None, writer: TokenSummarizer[Any] | None) -> TokenSummarizer[Any] | None:
+    return writer if writer is None or ratio is None else writer.at_ratio(ratio)
 
 
 def train_soft(
@@ -125,6 +134,7 @@ def train_soft(
     recipe: Recipe,
     *,
     summarizers: Sequence[TokenSummarizer[Any]] = (),
+    example: TokenSummarizer[Any] | None = None,
     measure: Measure = dict,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
@@ -137,13 +147,17 @@ def train_soft(
         out: the file that the caller writes when this returns.
         recipe: how.
         summarizers: made for this reader; none for a reader that learns from full text.
+        example: what they imitate where a stage weighs that; it learns nothing.
         measure: a point of the dev curve; models are in evaluation mode all the time.
         report: told after every step.
 
     Raises:
-        ValueError: fewer studies than a batch takes, nothing that learns, a checkpoint of another recipe.
+        ValueError: fewer studies than a batch takes, nothing that learns, nothing to imitate where a stage asks for
+            it, a checkpoint of another recipe.
         TrainingError: a loss that is not a number; the last checkpoint stays as it was.
     """
+    if any(stage.weights.get("imitate") for stage in recipe.stages) and (example is None or not summarizers):
+        raise ValueError("a stage of the recipe imitates, which takes an example and summarizers that follow it")
     modules = [summarizer.module for summarizer in summarizers]
     for module in modules:
         module.requires_grad_(True)
@@ -152,7 +166,7 @@ def train_soft(
     learner = Teaching(reader, splicer, prompt=recipe.prompt, written=modules, recomputes=recipe.recomputes).eval()
     written = [parameter for module in modules for parameter in module.parameters()]
     groups = [Group(p, lr, recipe.weight_decay) for p, lr in ((written, recipe.lr), (own, recipe.reader_lr)) if p]
-    course = SoftCourse(recipe, studies, summarizers)
+    course = SoftCourse(recipe, studies, summarizers, example)
     progress = run(learner, groups, course, out, measure=measure, report=report)
     if own:
         for summarizer in summarizers:

@@ -1,14 +1,17 @@
-"""Sums of word vectors: what a reader learns to read before any summarizer learns to write.
+"""Weighted sums of word vectors: what a reader learns to read before any summarizer learns to write.
 
 A reader that knows text looks values up word by word. Vectors that hold a sentence each are another language, and with
 a summarizer from the start both sides have to invent it: the reader then learns to read the one place where the first
-vectors stood. Sums of two, three ... neighbouring word vectors lead there in steps, and keep what was learned.
+vectors stood. Sums of two, three ... neighbouring word vectors lead there in steps, and keep what was learned. Words
+weigh by their smooth inverse frequency (SIF; Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings,
+ICLR 2017): names and values are what is asked for, and a plain sum drowns them in what every sentence says.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,15 +19,35 @@ from torch import Tensor, nn
 
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.states import embed
-from ctxcompress_integrations.summarizers.pieces import full_cuts
+from ctxcompress_integrations.summarizers.pieces import full_cuts, tokens_of
 from ctxcompress_integrations.summarizers.token_summarizer import Align, Piece, TokenSummarizer
 
+SMOOTHING = 1e-3
+"""``a`` of the weights ``a / (a + p)``."""
 
-class Superposed(TokenSummarizer[nn.Module]):
-    """The sum of a segment's word vectors over the root of their number, as long as one of them; nothing is trained.
+
+class WordWeights(nn.Module):
+    """Weights ``[v]`` of the words of a vocabulary; nothing is trained."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights: Tensor
+        self.register_buffer("weights", weights)
+
+    @classmethod
+    def counted(cls, texts: Iterable[str], tokenizer: Any, n_words: int) -> Self:
+        """Smooth inverse frequencies of the ``n_words`` words in some texts."""
+        seen = Counter(chain.from_iterable(tokens.ids for tokens in tokens_of(tokenizer, list(texts))))
+        shares = torch.tensor([seen[word] for word in range(n_words)], dtype=torch.float32) / max(1, seen.total())
+        return cls(SMOOTHING / (SMOOTHING + shares))
+
+
+class Superposed(TokenSummarizer[WordWeights]):
+    """The weighted sum of a segment's word vectors over the length of its weights, about as long as one of them.
 
     Args:
         model, tokenizer: of the reader.
+        module: weights of its words.
         segment_tokens: tokens per vector.
         align: as :class:`TokenSummarizer` says.
     """
@@ -35,7 +58,7 @@ class Superposed(TokenSummarizer[nn.Module]):
         self,
         model: Any,
         tokenizer: Any,
-        module: nn.Module | None = None,
+        module: WordWeights,
         *,
         segment_tokens: int,
         has_bos: bool = False,
@@ -46,7 +69,7 @@ class Superposed(TokenSummarizer[nn.Module]):
         super().__init__(
             model,
             tokenizer,
-            nn.Module() if module is None else module,
+            module,
             has_bos=has_bos,
             ending=ending,
             align=align,
@@ -57,7 +80,9 @@ class Superposed(TokenSummarizer[nn.Module]):
     def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
         with as_base(self.model):
             words = embed(self.model, [segment for (segment,) in pieces])
-        return [torch.sum(rows, 0, keepdim=True) / math.sqrt(len(rows)) for rows in words]
+        table = self.module.weights
+        weights = [table[torch.tensor(segment, device=table.device)].to(words[0]) for (segment,) in pieces]
+        return [(w / w.norm())[None] @ rows for w, rows in zip(weights, words, strict=True)]
 
     def at_ratio(self, ratio: int) -> Self:
         return self.changed(segment_tokens=ratio)
@@ -82,8 +107,8 @@ class Superposed(TokenSummarizer[nn.Module]):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {}
+        return {"n_words": len(self.module.weights)}
 
     @classmethod
-    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> nn.Module:
-        return nn.Module()
+    def _empty(cls, model: Any, sizes: Mapping[str, Any]) -> WordWeights:
+        return WordWeights(torch.zeros(sizes["n_words"]))

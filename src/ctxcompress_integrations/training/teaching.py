@@ -44,16 +44,29 @@ class Teaching(nn.Module):
         self.splicer, self.prompt, self.recomputes = splicer, prompt, recomputes
 
     def forward(
-        self, lessons: Sequence[Lesson], summarizer: TokenSummarizer[Any] | None, distil: float = 0.0
+        self,
+        lessons: Sequence[Lesson],
+        summarizer: TokenSummarizer[Any] | None,
+        distil: float = 0.0,
+        imitator: TokenSummarizer[Any] | None = None,
     ) -> dict[str, Tensor]:
-        """Mean negative log likelihood of the answers' tokens by kind of task, those kinds that occur, and "distil":
-        the mean divergence from what the reader itself says with the full text, at the answers of questions.
+        """Mean negative log likelihood of the answers' tokens by kind of task, those kinds that occur; "distil": the
+        mean divergence from what the reader itself says with the full text, at the answers of questions; "imitate":
+        how far an imitator's vectors are from the summarizer's, squared, as a share of their squared length.
 
         Args:
             lessons: of one step.
             summarizer: that writes the vectors; None when every passage is shown as text.
             distil: 0 leaves that loss, and the forward that it costs, out.
+            imitator: learns to write what ``summarizer`` writes; a reader that learns nothing reads nothing meanwhile.
+
+        Raises:
+            ValueError: the two write another number of vectors.
         """
+        if imitator is not None and summarizer is not None:
+            losses = {"imitate": self._distance(lessons, summarizer, imitator)}
+            learns = any(parameter.requires_grad for parameter in self.reader.parameters())
+            return losses | (self(lessons, summarizer, distil) if learns else {})
         scripts = [script_of(lesson, self.splicer, self.prompt) for lesson in lessons]
         texts = list(dict.fromkeys(p.text for lesson in lessons for p in lesson.passages if p.as_vectors))
         vectors: Mapping[str, Tensor] = {}
@@ -67,10 +80,25 @@ class Teaching(nn.Module):
         of_kind = torch.tensor([KINDS.index(k) for k, n in zip(kinds, counts, strict=True) for _ in range(n)])
         of_kind = of_kind.to(logits.device)
         nll = F.cross_entropy(logits, targets, reduction="none")
-        losses: dict[str, Tensor] = {kind: nll[of_kind == i].mean() for i, kind in enumerate(KINDS) if kind in kinds}
+        losses = {kind: nll[of_kind == i].mean() for i, kind in enumerate(KINDS) if kind in kinds}
         if distil and "answer" in losses:
             losses["distil"] = self._divergence(lessons, logits[of_kind == KINDS.index("answer")])
         return losses
+
+    def _distance(
+        self, lessons: Sequence[Lesson], summarizer: TokenSummarizer[Any], imitator: TokenSummarizer[Any]
+    ) -> Tensor:
+        """Between what both write for every passage of the lessons."""
+        texts = list(dict.fromkeys(passage.text for lesson in lessons for passage in lesson.passages))
+        with torch.no_grad():
+            wanted = torch.cat(summarizer.written(texts)).float()
+        found = torch.cat(self._run(imitator.written, texts)).float()
+        if found.shape != wanted.shape:
+            raise ValueError(
+                f"{imitator.name} writes {len(found)} vectors where {summarizer.name} writes {len(wanted)}: what is "
+                "imitated needs the same segments and as many vectors of each"
+            )
+        return (found - wanted).square().sum() / wanted.square().sum()
 
     def _divergence(self, lessons: Sequence[Lesson], logits: Tensor) -> Tensor:
         """KL from the reader with full text to the given logits ``[n, v]`` of the questions' answers."""

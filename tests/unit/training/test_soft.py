@@ -32,6 +32,7 @@ from ctxcompress_integrations.training.lessons import (
 )
 from ctxcompress_integrations.training.loop import TrainingError, finish
 from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
+from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 from ctxcompress_integrations.training.teaching import Teaching
 
 PROMPT = "{context} Q: {question} A:"
@@ -61,6 +62,10 @@ def recipe(**changes):
     return Recipe(
         **{"stages": (stage,), "batch": 4, "lr": 1e-2, "warm_up": 2, "prompt": PROMPT, "eval_every": 2, **changes}
     )
+
+
+def weights_of(model):
+    return WordWeights(torch.linspace(0.1, 1.0, len(model.get_input_embeddings().weight)))
 
 
 def slow_loss(model, splicer, shown, task, vectors):
@@ -255,6 +260,44 @@ def test_what_cannot_learn_is_refused(tmp_path):
     gemma, its = tiny_decoder("gemma2")
     with pytest.raises(UnsupportedModelError, match="caps its logits"):
         train_soft(gemma, its, [], tmp_path / "x", recipe(reader_lr=1.0))
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_imitation_is_the_squared_distance_to_what_the_example_wrote(learns):
+    torch.manual_seed(0)
+    model, tokenizer = tiny_small_world()
+    model.requires_grad_(learns)
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    shown = [Lesson((Shown(s.text, False),), (Task("answer", *s.questions[0]),)) for s in studies(splicer, 3)]
+    example = Superposed(model, tokenizer, weights_of(model), segment_tokens=4)
+    follower = SUMMARIZERS["pooled"](model, tokenizer).changed(align="sentences")
+    losses = Teaching(model, splicer, prompt=PROMPT)(shown, example, 0.0, follower)
+    assert losses.keys() == ({"imitate", "answer"} if learns else {"imitate"})  # a frozen reader reads nothing
+    pairs = [
+        (wrote.vectors, wanted.vectors)
+        for lesson in shown
+        for wrote, wanted in zip(*(w.summarize([lesson.passages[0].text]) for w in (follower, example)), strict=True)
+    ]
+    slow = sum(((a - b) ** 2).sum() for a, b in pairs) / sum((b**2).sum() for _, b in pairs)
+    assert float(losses["imitate"].detach()) == pytest.approx(float(slow), rel=1e-4)
+    losses["imitate"].backward()
+    assert follower.module.maps[0].weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="pooled writes 12 vectors where superposed writes 16"):
+        Teaching(model, splicer, prompt=PROMPT)(shown, example, 0.0, follower.at_ratio(6))
+
+
+def test_a_stage_that_imitates_moves_a_summarizer_towards_its_example(tmp_path):
+    torch.manual_seed(0)
+    model, tokenizer = tiny_small_world()
+    found = studies(Splicer(model.get_input_embeddings(), tokenizer))
+    example = Superposed(model, tokenizer, weights_of(model), segment_tokens=2)
+    follower = SUMMARIZERS["pooled"](model, tokenizer).changed(align="sentences")
+    plan = recipe(stages=(Stage(12, Mix(), ratio=4, weights={"imitate": 1.0}),), lr=3e-2)
+    seen = train_soft(model, tokenizer, found, tmp_path / "x", plan, summarizers=[follower], example=example)
+    first, last = (sum(loss["imitate"] for _, loss in part) for part in (seen.losses[:2], seen.losses[-2:]))
+    assert last < 0.8 * first
+    with pytest.raises(ValueError, match="takes an example"):
+        train_soft(model, tokenizer, found, tmp_path / "y", plan, summarizers=[follower])
 
 
 def test_retelling_asks_for_a_telling_and_its_loss_has_a_name():
