@@ -8,8 +8,8 @@ that questions need (which value belongs to which name). So the reader learns in
 2. *text*: documents of the trained domains, from full text, with several passages in the end;
 3. *superposed*: the same from sums of two word vectors, then of three, up to those of a sentence, which nobody has to
    learn to write (:mod:`~ctxcompress_integrations.training.superposed`); a part of the passages stays text henceforth;
-4. *vectors*: the reader, and the summarizers whose encoder it is. They write such sums first, which hold names as well
-   as values; from questions alone they learn values, and hardly the names that tell two entities apart;
+4. *vectors*: the reader, and the summarizers whose encoder it is. They write such sums first, and questions ask for
+   names by their values, too: from questions for values alone they hardly learn the names that tell two entities apart;
 5. *icae* and *icformer*: each on the reader as it is now, which learns no more. They write what its own summarizer
    writes first.
 
@@ -102,7 +102,7 @@ class SmallWorld:
         encoder, _ = load_encoder(device="cpu", dtype="float32")
         reader, tokenizer = load_small_world(self._of("superposed"), dtype="float32")
         writers = {part: self._untrained(part, reader, tokenizer) for part in TOGETHER}
-        given = studies.told(reader, tokenizer)
+        given = studies.told(reader, tokenizer, both_ways=True)
         seen = self._run("vectors", reader, tokenizer, given, writers, _superposed(reader, tokenizer, given))
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
@@ -118,7 +118,8 @@ class SmallWorld:
         if isinstance(writer, Icae):  # it starts as the reader's own writer, without its adapter
             with torch.no_grad():
                 writer.module.memory.copy_(example.module.tokens)
-        seen = self._run(part, reader, tokenizer, studies.told(reader, tokenizer), {part: writer}, example)
+        given = studies.told(reader, tokenizer, both_ways=True)
+        seen = self._run(part, reader, tokenizer, given, {part: writer}, example)
         self._save(part, writer, self._card(part, seen))
         finish(self._of(part))
 

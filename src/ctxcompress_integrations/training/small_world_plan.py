@@ -31,7 +31,7 @@ class Plan:
     telling: int = 350
     text: int = 450
     superposed: int = 320
-    imitated: int = 200
+    imitated: int = 150
     vectors: int = 650
     icae: int = 350
     icformer: int = 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -27,11 +28,17 @@ def listings(reader: Any, tokenizer: Any) -> list[Study]:
     return [_listed(reader, tokenizer, one) for one in _made(N_LISTINGS)]
 
 
-def told(reader: Any, tokenizer: Any) -> list[Study]:
-    """What vectors are learned on: beginnings of listings, two to six facts long, and documents, with tellings."""
+def told(reader: Any, tokenizer: Any, *, both_ways: bool = False) -> list[Study]:
+    """What vectors are learned on: beginnings of listings, two to six facts long, and documents, with tellings.
+
+    Args:
+        reader, tokenizer: to count with.
+        both_ways: asks for names by their values, too. Nothing else makes a summarizer keep a name.
+    """
     draw = random.Random("beginnings")
-    begun = [_listed(reader, tokenizer, one.beginning(draw.randint(2, 6))) for one in _made(N_BEGINNINGS)]
-    return [*begun, *documents(reader, tokenizer, n_tellings=N_TELLINGS)]
+    begun = [one.beginning(draw.randint(2, 6)) for one in _made(N_BEGINNINGS)]
+    listed = [_listed(reader, tokenizer, one, both_ways=both_ways) for one in begun]
+    return [*listed, *documents(reader, tokenizer, n_tellings=N_TELLINGS, both_ways=both_ways)]
 
 
 def _made(n: int) -> Iterator[Document]:
@@ -39,16 +46,17 @@ def _made(n: int) -> Iterator[Document]:
     return (world.listing(kinds[i % len(kinds)], i // len(kinds)) for i in range(n))
 
 
-def _listed(reader: Any, tokenizer: Any, one: Document) -> Study:
+def _listed(reader: Any, tokenizer: Any, one: Document, *, both_ways: bool = False) -> Study:
+    by_name = [(f"What is the {f.attribute.name} of {f.name}?", f.value) for f in one.facts]
     return Study(
         one.text,
         Splicer(reader.get_input_embeddings(), tokenizer).count(one.text),
-        tuple((f"What is the {f.attribute.name} of {f.name}?", f.value) for f in one.facts),
+        (*by_name, *(_by_value(one) if both_ways else [])),
         tuple(one.listed(number) for number in range(N_TELLINGS)),
     )
 
 
-def documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0) -> list[Study]:
+def documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0, both_ways: bool = False) -> list[Study]:
     """Short documents about two entities, every fact by name, and all others."""
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
     short = (one for one in world.documents(world.TRAINED, "train", N_SHORT, n_facts=2) if _is_plain(one))
@@ -57,10 +65,20 @@ def documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0) -> list[Study
         Study(
             one.text,
             splicer.count(one.text),
-            tuple((example.question, example.answers[0]) for example in one.examples),
+            (*((e.question, e.answers[0]) for e in one.examples), *(_by_value(one) if both_ways else [])),
             tuple(one.listed(number) for number in range(n_tellings)),
         )
         for one in chain(short, rest)
+    ]
+
+
+def _by_value(one: Document) -> list[tuple[str, str]]:
+    """Questions for the names of a document, where only one fits."""
+    times = Counter((fact.attribute.name, fact.value) for fact in one.facts)
+    return [
+        (f"Whose {fact.attribute.name} is {fact.value}?", fact.name)
+        for fact in one.facts
+        if times[fact.attribute.name, fact.value] == 1
     ]
 
 

@@ -8,6 +8,7 @@ from ctxcompress_integrations.errors import SummaryMismatchError
 from ctxcompress_integrations.hf.load import load_tokenizer, mini_folder
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.summarizers import load_summarizer
+from ctxcompress_integrations.testing.tiny import tiny_small_world
 from ctxcompress_integrations.training import bench_small_world as bench
 from ctxcompress_integrations.training import small_world, small_world_studies, world
 from ctxcompress_integrations.training.exact import exact_match
@@ -83,3 +84,17 @@ def test_exact_match_knows_right_from_wrong():
 
     assert exact_match(Knows(), examples) == 1.0
     assert exact_match(Knows(), [replace(examples[0], answers=("nobody",)), *examples[1:]]) == pytest.approx(2 / 3)
+
+
+def test_questions_go_both_ways_where_only_one_name_fits(monkeypatch):
+    for size in ("N_BEGINNINGS", "N_SHORT", "N_DOCUMENTS"):
+        monkeypatch.setattr(small_world_studies, size, 30)
+    model, tokenizer = tiny_small_world()
+    plain, both = (small_world_studies.told(model, tokenizer, both_ways=ways) for ways in (False, True))
+    assert [study.text for study in both] == [study.text for study in plain]
+    for one, other in zip(plain, both, strict=True):
+        assert other.questions[: len(one.questions)] == one.questions
+        added = other.questions[len(one.questions) :]
+        assert all(question.startswith("Whose ") and name in other.text for question, name in added)
+        assert len({question for question, _ in added}) == len(added)
+    assert sum(len(study.questions) for study in both) > 1.8 * sum(len(study.questions) for study in plain)
