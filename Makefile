@@ -7,6 +7,9 @@ VENV ?= .venv
 TORCH_INDEX_URL ?=
 MACHINE ?= $(shell uname -m)
 
+# tests run in so many processes of one thread each
+JOBS ?= 2
+
 BENCHES ?= quito mini icformer summaries lm-infinite
 
 BIN := $(VENV)/bin
@@ -26,7 +29,7 @@ demo: $(VENV)/.stamp-run  ## index the sample passages, ask five questions, writ
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.stamp-dev  ## the plain test suite: no GPU, no network, minutes at most
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 test-slow: $(VENV)/.stamp-dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m "slow and not gpu"
