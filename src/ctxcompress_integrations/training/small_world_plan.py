@@ -20,7 +20,7 @@ RANK = 32
 
 _TOLD = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
 _ASKED = replace(_TOLD, retelling=0.15)
-_LIKE = {**dict.fromkeys(KINDS, 1.0), "imitate": 1.0}
+_LIKE: dict[str, float] = dict.fromkeys((*KINDS, "imitate"), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
