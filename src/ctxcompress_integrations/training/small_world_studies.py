@@ -33,7 +33,7 @@ def told(reader: Any, tokenizer: Any, *, both_ways: bool = False) -> list[Study]
 
     Args:
         reader, tokenizer: to count with.
-        both_ways: asks for names by their values, too. Nothing else makes a summarizer keep a name.
+        both_ways: asks for names by their values, too: without that summarizers hardly keep the names.
     """
     draw = random.Random("beginnings")
     begun = [one.beginning(draw.randint(2, 6)) for one in _made(N_BEGINNINGS)]
