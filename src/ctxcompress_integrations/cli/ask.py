@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ctxcompress_integrations.pipeline import Answer
     from ctxcompress_integrations.records import CompressionResult
 
+BUDGET = 1024
+"""Reader positions for passages, unless the reader has room for less."""
+
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in any language.")],
@@ -38,7 +41,13 @@ def ask(
         str | None, typer.Option(help="Name or folder of a decoder LM that answers; local for the one that is shipped.")
     ] = None,
     reader_model: Annotated[str | None, typer.Option(help="Which one --reader local is.")] = None,
-    reader_budget: Annotated[int, typer.Option(min=1, help="Reader positions for all passages of the answer.")] = 1024,
+    reader_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Reader positions for all passages of the answer; {BUDGET}, or what a small reader has room for.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
     as_json: o.Json = False,
@@ -63,7 +72,7 @@ def ask(
     conditions = dict(_condition(text) for text in where or [])
     with CompressedIndex.open(index, read_only=True) as opened:
         compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
-        reading = {} if name is None else _reading(opened, name, reader_budget, max_new_tokens, device)
+        reading = {} if name is None else _reading(opened, name, question, reader_budget, max_new_tokens, device)
         answer = Pipeline(opened, compressor, k=k, **reading).ask(question, where=conditions or None)
     if html is not None:
         html.write_text(report_html([answer.result], question), encoding="utf-8")
@@ -96,12 +105,18 @@ def _show(answer: Answer) -> None:
         console.print(answer.text, markup=False, highlight=False)
 
 
-def _reading(opened: CompressedIndex, reader: str, budget: int, max_new_tokens: int, device: str) -> dict[str, Any]:
-    """What a pipeline needs to answer with a reader by name."""
+def _reading(
+    opened: CompressedIndex, reader: str, question: str, budget: int | None, max_new_tokens: int, device: str
+) -> dict[str, Any]:
+    """What a pipeline needs to answer a question with a reader by name."""
+    from ctxcompress_integrations.pipeline import around
     from ctxcompress_integrations.readers import load_reader
 
     adapters = {adapter.name: adapter.name for adapter in opened.adapters.values()}
     loaded = load_reader(reader, device=device, adapters=adapters)
+    if budget is None:
+        room = loaded.room(around((), question), max_new_tokens=max_new_tokens)
+        budget = BUDGET if room is None else max(1, min(BUDGET, room))
     return {
         "reader": loaded,
         "reader_budget": budget,

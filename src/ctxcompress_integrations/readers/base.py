@@ -90,6 +90,10 @@ class Reader(ABC):
         """Reader positions of the parts: tokens of texts (neighbouring ones are one text), vectors of summaries."""
         return count_positions(parts, self.count_tokens)
 
+    def room(self, parts: Sequence[Part], *, max_new_tokens: int = 128) -> int | None:
+        """Positions that are left beside these parts and the answer; None where it is not known how much is read."""
+        return None
+
     def _run(self, requests: Sequence[Request]) -> list[str]:
         """Answers to requests that travel together, one batch for all that end the same way."""
         answers: dict[int, str] = {}

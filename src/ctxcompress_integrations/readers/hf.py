@@ -109,6 +109,12 @@ class HFReader(Reader):
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
+    def room(self, parts: Sequence[Part], *, max_new_tokens: int = 128) -> int | None:
+        if self.max_tokens is None:
+            return None
+        taken = self._splicer.segments(check_request(parts, max_new_tokens, ()).parts)
+        return self.max_tokens - max_new_tokens - sum(map(len, taken))
+
     def generate_many(
         self, prompts: Sequence[Sequence[Part]], *, max_new_tokens: int = 128, stop: Sequence[str] = ()
     ) -> list[str]:

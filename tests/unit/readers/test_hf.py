@@ -17,6 +17,7 @@ from ctxcompress_integrations.errors import (
 from ctxcompress_integrations.hf.generate import Decoding, streamed
 from ctxcompress_integrations.hf.splice import Splicer, left_padded
 from ctxcompress_integrations.readers import load_reader
+from ctxcompress_integrations.readers.chat import TextReader
 from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
@@ -337,16 +338,29 @@ def test_a_reader_in_training_mode_is_left_in_it(twin):
     assert model.transformer.h[1].training
 
 
-def test_models_are_loaded_by_name(tmp_path, twin):
+def test_models_are_loaded_by_name(tmp_path, twin, monkeypatch):
     model, tokenizer = tiny_decoder("llama")
     model.save_pretrained(tmp_path / "reader")
     tokenizer.save_pretrained(tmp_path / "reader")
     parts = ["Read ", twin.summary(model)]
     reader = load_reader(str(tmp_path / "reader"), device="cpu", dtype="float32")
     assert reader.generate(parts, max_new_tokens=N) == twin.answer(model, tokenizer, parts, N)
+    monkeypatch.setattr("ctxcompress_integrations.hf.load.SHIPPED", tmp_path)
     for name in ("small-world", "no/such-reader"):
         with pytest.raises(ModelLoadError, match=name):
             load_reader(name)
+
+
+def test_room_is_what_prompt_and_answer_leave(twin):
+    model, tokenizer = tiny_decoder("llama")
+    reader, parts = HFReader(model, tokenizer, max_tokens=100), ["The tower", twin.summary(model, m=7)]
+    room = reader.room(parts, max_new_tokens=N)
+    longest = [*parts, twin.summary(model, m=room)]
+    assert reader.room(longest, max_new_tokens=N) == 0
+    assert isinstance(reader.generate(longest, max_new_tokens=N), str)
+    with pytest.raises(ValueError, match="the model reads 100"):
+        reader.generate([*longest, twin.summary(model, m=1)], max_new_tokens=N)
+    assert TextReader(str, count_tokens=len).room(["The tower"]) is None
 
 
 def test_positions_count_joined_text_and_vectors(twin):
