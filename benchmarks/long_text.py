@@ -19,9 +19,9 @@ import argparse
 import math
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,6 +40,7 @@ from ctxcompress_integrations.hf.lambda_pass import Phases
 from ctxcompress_integrations.hf.streaming import read, token_losses
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
+from ctxcompress_integrations.training.loop import Group, Learner, Losses, Progress, finish, run
 
 WINDOW, N_GLOBAL, VOCABULARY = 256, 10, 4096
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -100,8 +101,40 @@ class Text:
         return torch.tensor(self.tokenizer.encode(text).ids)
 
 
+class Reading:
+    """The course of a model that reads text and finds keys in it."""
+
+    eval_every, clip, seed, precision = 50, 1.0, 0, "bf16"
+
+    def __init__(self, text: Text, steps: int) -> None:
+        self.text, self.steps = text, steps
+        self.plan = {"steps": steps, "window": WINDOW, "batch": BATCH, "vocabulary": VOCABULARY}
+
+    def rate_at(self, step: int) -> float:
+        return min(1, (step + 1) / 50) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / self.steps)) / 2)
+
+    def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, Losses]:
+        generator = random.Random(f"{step}/{process}")  # noqa: S311 - data, no secret
+        rows = []
+        for i in range(BATCH):
+            if i % 4:
+                rows.append(self.text.slice(WINDOW, generator))
+            else:
+                asked, value = self.text.keyed(WINDOW - 8, generator, generator.choice((1, 2, 4, 8)))
+                rows.append(F.pad(torch.cat([asked, value]), (0, 8))[:WINDOW])
+        losses: Losses = learner(torch.stack(rows))
+        return losses["tokens"] + 0.2 * losses["values"], losses
+
+
+def losses_of(model: Any, batch: Tensor) -> Losses:
+    """Of all tokens of ``[b, n]``, and of the hidden values in every fourth row."""
+    logits = model(batch).logits
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch[:, 1:], reduction="none")
+    return {"tokens": losses.mean(), "values": losses[::4, WINDOW - 9 : WINDOW - 5].mean()}
+
+
 def trained(text: Text, steps: int, kept: Path) -> LlamaForCausalLM:
-    """The model after so many steps, every one decided by its number; ``kept`` spares a second run the work."""
+    """The model after so many steps; ``kept`` spares a second run the work, and an interrupted one goes on."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -117,35 +150,16 @@ def trained(text: Text, steps: int, kept: Path) -> LlamaForCausalLM:
     if kept.exists():
         model.load_state_dict(load_file(kept), strict=False)
         return model.eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    started = time.perf_counter()
-    for step in range(steps):
-        generator = random.Random(step)  # noqa: S311 - data, no secret
-        for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1, (step + 1) / 50) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
-        rows = []
-        for i in range(BATCH):
-            if i % 4:
-                rows.append(text.slice(WINDOW, generator))
-            else:
-                asked, value = text.keyed(WINDOW - 8, generator, generator.choice((1, 2, 4, 8)))
-                rows.append(F.pad(torch.cat([asked, value]), (0, 8))[:WINDOW])
-        batch = torch.stack(rows)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(batch).logits
-        losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch[:, 1:], reduction="none")
-        is_value = torch.zeros_like(losses)
-        is_value[::4, WINDOW - 9 : WINDOW - 5] = 1.0
-        loss = losses.mean() + 0.2 * (losses * is_value).sum() / is_value.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            of_values = float((losses * is_value).sum() / is_value.sum())
-            seconds = time.perf_counter() - started
-            print(f"step {step + 1}: {float(losses.mean()):.3f}, values {of_values:.3f}, {seconds:.0f} s", flush=True)
+
+    def report(seen: Progress) -> None:
+        if seen.losses and seen.losses[-1][0] == seen.step:
+            said = ", ".join(f"{name} {value:.3f}" for name, value in seen.losses[-1][1].items())
+            print(f"step {seen.step}: {said}, {seen.seconds:.0f} s", flush=True)
+
+    learner = Learner({"model": model}, partial(losses_of, model))
+    run(learner, [Group(list(model.parameters()), 1.5e-3, 0.1)], Reading(text, steps), kept, report=report)
     save_file({k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}, kept)
+    finish(kept)
     return model.eval()
 
 
