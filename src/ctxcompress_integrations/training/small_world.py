@@ -43,6 +43,9 @@ from ctxcompress_integrations.training.soft import train_soft
 from ctxcompress_integrations.training.start import untrained
 from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 
+ABOUT = "a demonstration on synthetic text: it knows a small invented world, and of nothing else can it be asked"
+"""What every card says."""
+
 
 class SmallWorld:
     """A folder in which reader and summarizers come to be.
@@ -170,7 +173,8 @@ class SmallWorld:
         writer.save(self.path(part), card=card)
 
     def _card(self, lesson: str, seen: Progress) -> dict[str, Any]:
-        return {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}
+        made = {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}
+        return {"about": ABOUT, "base": "all-MiniLM-L6-v2", "license": "Apache-2.0", **made}
 
 
 def _superposed(reader: Any, tokenizer: Any, given: Sequence[Study]) -> Superposed:
