@@ -10,7 +10,7 @@ MACHINE ?= $(shell uname -m)
 # tests run in so many processes of one thread each
 JOBS ?= 2
 
-BENCHES ?= quito mini icformer summaries lm-infinite
+BENCHES ?= quito mini icformer summaries lm-infinite small-world
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
@@ -25,7 +25,7 @@ help:  ## this list
 
 setup: $(VENV)/.stamp-dev  ## a virtual environment with everything that tests and lint need
 
-demo: $(VENV)/.stamp-run  ## index the sample passages, ask five questions, write an HTML report
+demo: $(VENV)/.stamp-run  ## five questions over the sample passages, an HTML report; a small reader answers from summary vectors
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.stamp-dev  ## the plain test suite: no GPU, no network, minutes at most
@@ -68,7 +68,7 @@ docs: $(VENV)/.stamp-docs  ## the documentation, as HTML in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
 
 clean:  ## remove what the targets above made, the virtual environment too
-	rm -rf build dist docs/_build docs/examples demo.index demo-report.html
+	rm -rf build dist docs/_build docs/examples demo.index demo-world.index demo-report.html
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 	if [ -e $(VENV)/.stamp-venv ]; then rm -rf $(VENV); fi

@@ -57,7 +57,8 @@ def test_summaries_are_built_once_and_read(folder, tmp_path):
     assert "reader positions" in large.output
 
 
-def test_wrong_names_are_one_line(folder, tmp_path):
+def test_wrong_names_are_one_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ctxcompress_integrations.hf.load.SHIPPED", tmp_path)
     index = tmp_path / "my.index"
     run("index", folder / "tower.txt", "--index", index)
     for arguments, message in [

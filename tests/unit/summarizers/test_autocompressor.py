@@ -191,7 +191,8 @@ def test_a_saved_file_comes_back(tmp_path, texts):
         load_summarizer("autocompressor", **names, device="cpu")
 
 
-def test_names_that_are_nowhere():
+def test_names_that_are_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("ctxcompress_integrations.hf.load.SHIPPED", tmp_path)
     with pytest.raises(ModelLoadError, match="ships no weights"):
         load_summarizer("autocompressor", model="small-world")
     with pytest.raises(ValueError, match="takes no ending, got ending='ft'"):
