@@ -69,16 +69,18 @@ class DroppingEncoder(nn.Module):
         states = self.encoder.embed(ids, blocks)
         final, active = states, torch.arange(len(ids), device=ids.device)
         is_safe = protected_tokens(ids, blocks, protected)
-        depth = torch.zeros_like(ids)
+        depth = torch.full_like(ids, len(self.encoder.layers))
         for i, layer in enumerate(self.encoder.layers):
             if str(i) in self.samplers:
-                keep = (self.samplers[str(i)](states) > threshold) | is_safe[active]
-                if not bool(keep.all()):
+                keep = (self.samplers[str(i)](states) > threshold) | is_safe
+                stays = keep.nonzero()[:, 0]  # once: a mask as an index looks for its places every time
+                if len(stays) < len(keep):
                     final = final.index_copy(0, active, states)
-                    states, active, blocks = states[keep], active[keep], gathered(blocks, keep)
+                    depth[active[~keep]] = i
+                    blocks = gathered(blocks, keep)
+                    states, active, is_safe = (part.index_select(0, stays) for part in (states, active, is_safe))
             if blocks:
                 states = layer(states, blocks)
-                depth[active] += 1
         final = states if len(active) == len(ids) else final.index_copy(0, active, states)
         return Kept(final, depth)
 
@@ -118,6 +120,8 @@ def gathered(blocks: Sequence[Block], keep: Tensor) -> list[Block]:
 
     The sequences of a block stay together, padded to the longest among them; each must keep at least one row.
     """
+    if len(blocks) == 1 and len(blocks[0].rows) == 1:  # one sequence is all that there is
+        return [Block(torch.arange(int(keep.sum()), device=keep.device)[None], None)]
     new_row = keep.cumsum(0) - 1
     found = []
     for rows, is_padding in blocks:
