@@ -3,7 +3,7 @@
     python benchmarks/long_text.py --data DIR --steps 1200 --json benchmarks/results/long-text-cpu.json
 
 Trained from scratch on stories, meetings and articles; a quarter of every batch has keys and their values hidden in the
-text and asks for them again, another says everything twice, so that the model can look things up at all. Measured on
+text and asks for them again, another says everything twice, which is meant to teach looking things up. Measured on
 stories that it never saw: perplexity by position, and how often a value comes back from a past of many windows. Which
 ways there are:
 
@@ -121,7 +121,7 @@ class Reading:
             if i % 4 == 0:
                 asked, value = self.text.keyed(WINDOW - 8, generator, generator.choice((1, 2, 4, 8)))
                 rows.append(F.pad(torch.cat([asked, value]), (0, 8))[:WINDOW])
-            elif i % 4 == 1:  # said twice: without it nothing is looked up, within 1,200 steps
+            elif i % 4 == 1:  # said twice: without it nothing was looked up after 1,200 steps
                 rows.append(self.text.slice(WINDOW // 2, generator).repeat(2))
             else:
                 rows.append(self.text.slice(WINDOW, generator))

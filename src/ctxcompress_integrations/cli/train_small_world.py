@@ -16,8 +16,8 @@ def small_world(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for weights, curves and checkpoints.")],
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Make a small reader and its summarizers, from MiniLM and documents that are invented on the way. Three hours on
-    one CPU core. An interrupted run goes on.
+    """Make a small reader and its summarizers, from MiniLM and documents that are invented on the way. Eighty minutes
+    on two CPU cores. An interrupted run goes on.
     """
     from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.training.curves import plot_curves
