@@ -101,6 +101,12 @@ def save(model: Any, path: Path, *, base: str, base_sha256: str, card: Mapping[s
     FORMAT.write(path, tensors, metadata)
 
 
+def card_of(path: Path) -> dict[str, Any]:
+    """What is known of a weights file."""
+    card: dict[str, Any] = json.loads(FORMAT.read(path)[0].get("card", "{}"))
+    return card
+
+
 def load(path: Path, base: Any, tokenizer: Any, *, base_sha256: str) -> tuple[Any, dict[str, Any]]:
     """``(model, card)`` of a weights file, in the dtype of the base.
 

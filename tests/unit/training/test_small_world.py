@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ctxcompress_integrations.errors import SummaryMismatchError
+from ctxcompress_integrations.hf import small_world as small_world_weights
 from ctxcompress_integrations.hf.load import load_tokenizer, mini_folder
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.summarizers import load_summarizer
@@ -12,6 +13,7 @@ from ctxcompress_integrations.testing.tiny import tiny_small_world
 from ctxcompress_integrations.training import bench_small_world as bench
 from ctxcompress_integrations.training import small_world, small_world_studies, world
 from ctxcompress_integrations.training.exact import exact_match
+from ctxcompress_integrations.training.loop import TrainingError
 from ctxcompress_integrations.training.small_world_plan import PARTS, Plan
 
 pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
@@ -25,6 +27,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for size in ("N_LISTINGS", "N_BEGINNINGS", "N_SHORT", "N_DOCUMENTS"):
             patch.setattr(small_world_studies, size, 30)
+        patch.setattr(small_world, "LEARNED", 100.0)
         maker = small_world.SmallWorld(folder, SHORT, report=lambda name, at: seen.append((name, at.step)), n_dev=2)
         maker.train()
     return folder, seen, maker
@@ -42,7 +45,25 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
     }
     assert not list(folder.glob("*.checkpoint"))
     maker.report = lambda *_: pytest.fail("trained what was trained")
-    maker.train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_world, "LEARNED", 100.0)
+        maker.train()
+
+
+def test_listings_are_taught_again_until_they_are_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_world_studies, "N_LISTINGS", 30)
+    monkeypatch.setattr(small_world, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(small_world, "LEARNED", -1.0)
+    seen = []
+    maker = small_world.SmallWorld(tmp_path, SHORT, report=lambda *at: seen.append(at), n_dev=2)
+    with pytest.raises(TrainingError, match="2 rounds"):
+        maker.train()
+    assert [name for name, _ in seen] == ["listings"] * 4
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"listings.safetensors", "listings-1.safetensors"}
+    first, second = (
+        small_world_weights.FORMAT.read(path)[0]["sha256"] for path in sorted(tmp_path.glob("*.safetensors"))
+    )
+    assert first != second
 
 
 def test_parts_are_made_for_each_other_and_for_nobody_else(made):
