@@ -61,8 +61,9 @@ eval: $(VENV)/.stamp-run  ## every method over the sets in CTXCOMPRESS_DATA; JSO
 	@mkdir -p benchmarks/results
 	$(BIN)/ctxcompress eval --limit 120 --json benchmarks/results/eval-$(MACHINE).json --page docs
 
-train: $(VENV)/.stamp-run  ## the weights of mini from the sets in CTXCOMPRESS_DATA, resumable
+train: $(VENV)/.stamp-run  ## the weights of mini and its fast form from the sets in CTXCOMPRESS_DATA, resumable
 	$(BIN)/ctxcompress train mini --out src/ctxcompress_integrations/weights/mini.safetensors
+	$(BIN)/ctxcompress train mini-fast --out src/ctxcompress_integrations/weights/mini-fast.safetensors
 
 docs: $(VENV)/.stamp-docs  ## the documentation, as HTML in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html

@@ -21,7 +21,8 @@ class CompressorFields(BaseModel):
 
     Attributes:
         method: "mini", "quito", "quito_x", "probe", "lexical" or a registered name.
-        model, device, dtype, layer, weights, long_input: as for :func:`~ctxcompress_integrations.load_compressor`.
+        model, device, dtype, layer, weights, long_input, fast: as for
+            :func:`~ctxcompress_integrations.load_compressor`.
         keep_ratio, token_budget, threshold: how much to keep, at most one of them; half when none is given.
         unit, protect, joiner: as for :meth:`~ctxcompress_integrations.TextCompressor.compress`.
         drop_empty: leave out what nothing was kept of.
@@ -38,6 +39,7 @@ class CompressorFields(BaseModel):
     layer: int | None = None
     weights: str | None = None
     long_input: LongInput = "windows"
+    fast: bool = False
     keep_ratio: float | None = None
     token_budget: int | None = None
     threshold: Threshold | None = None
@@ -51,7 +53,9 @@ class CompressorFields(BaseModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Check the configuration; load nothing."""
-        key = ModelKey(self.method, self.model, self.device, self.dtype, self.layer, self.weights, self.long_input)
+        key = ModelKey(
+            self.method, self.model, self.device, self.dtype, self.layer, self.weights, self.long_input, self.fast
+        )
         check_key(key)
         options: OptionArguments = {
             "keep_ratio": self.keep_ratio,

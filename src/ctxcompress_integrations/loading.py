@@ -25,6 +25,7 @@ def load_compressor(
     layer: int | None = None,
     weights: Any = None,
     long_input: LongInput = "windows",
+    fast: bool = False,
     **options: Unpack[OptionArguments],
 ) -> TextCompressor:
     """A registered scorer, loaded, as a :class:`TextCompressor`.
@@ -39,6 +40,7 @@ def load_compressor(
         weights: a trained file for ``mini``, instead of the shipped one, or for ``probe``, which needs one.
         long_input: how ``quito`` and ``probe`` read a passage beyond their model's window: in overlapping windows, or
             in one go under LM-Infinite.
+        fast: ``mini``'s thin encoder: twice as fast, a little less sure (docs/mini.md).
         options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
 
     Raises:
@@ -46,7 +48,7 @@ def load_compressor(
         MissingExtraError, ModelLoadError: with the extra or the argument that cures it.
     """
     CompressionOptions().updated(options)  # complains before any model loads
-    return TextCompressor(_load(ModelKey(name, model, device, dtype, layer, weights, long_input)), **options)
+    return TextCompressor(_load(ModelKey(name, model, device, dtype, layer, weights, long_input, fast)), **options)
 
 
 class ModelKey(NamedTuple):
@@ -59,13 +61,18 @@ class ModelKey(NamedTuple):
     layer: int | None
     weights: Any
     long_input: LongInput
+    fast: bool
 
 
 def check_key(key: ModelKey) -> None:
-    """``ValueError`` for an unknown name, and for a way to read long input that the scorer lacks. Loads no model."""
+    """``ValueError`` for an unknown name, and for what the scorer lacks: ways to read long input, a fast form. Loads no
+    model.
+    """
     check_name(key.method)
     if key.long_input != "windows" and not scorer_class(key.method).reads_long:
         raise ValueError(f"the scorer {key.method!r} takes no long_input, got long_input={key.long_input!r}")
+    if key.fast and not scorer_class(key.method).has_fast:
+        raise ValueError(f"the scorer {key.method!r} has no fast form, got fast=True: leave it out, or take 'mini'")
 
 
 def _load(key: ModelKey) -> Scorer:
@@ -74,6 +81,8 @@ def _load(key: ModelKey) -> Scorer:
     del arguments["method"]
     if not found.reads_long:
         del arguments["long_input"]
+    if not found.has_fast:
+        del arguments["fast"]
     return found.load(**arguments)
 
 

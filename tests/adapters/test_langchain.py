@@ -116,6 +116,7 @@ def test_configuration_is_checked_at_construction_and_survives_pickling(compress
         ({"keep_ratio": 0.5, "token_budget": 9}, "exactly one"),
         ({"method": "nothing"}, "nothing"),
         ({"method": "lexical", "long_input": "lm_infinite"}, "'lexical' takes no long_input"),
+        ({"method": "lexical", "fast": True}, "'lexical' has no fast form"),
         ({"keep": 1}, "keep"),
     ):
         with pytest.raises(ValueError, match=message):

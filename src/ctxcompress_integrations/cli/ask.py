@@ -36,6 +36,7 @@ def ask(
     method: o.Method = "mini",
     model: o.Model = None,
     weights: o.Weights = None,
+    fast: o.Fast = False,
     device: o.Device = "auto",
     reader: Annotated[
         str | None, typer.Option(help="Name or folder of a decoder LM that answers; local for the one that is shipped.")
@@ -71,7 +72,9 @@ def ask(
     limits = limits_of(**given) if name is None else given  # a reader's budget is a limit of its own
     conditions = dict(_condition(text) for text in where or [])
     with CompressedIndex.open(index, read_only=True) as opened:
-        compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
+        compressor = load_compressor(
+            method, model=model, weights=weights, device=device, fast=fast, unit=unit, **limits
+        )
         reading = {} if name is None else _reading(opened, name, question, reader_budget, max_new_tokens, device)
         answer = Pipeline(opened, compressor, k=k, **reading).ask(question, where=conditions or None)
     if html is not None:

@@ -34,6 +34,7 @@ def compress(
     method: o.Method = "mini",
     model: o.Model = None,
     weights: o.Weights = None,
+    fast: o.Fast = False,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
@@ -45,7 +46,7 @@ def compress(
     limits = limits_of(keep_ratio, token_budget, threshold)
     text = _read(file)
     requests = _requests(text) if query is None else [_plain(text, query)]
-    compressor = load_compressor(method, model=model, weights=weights, device=device, **limits, unit=unit)
+    compressor = load_compressor(method, model=model, weights=weights, device=device, fast=fast, unit=unit, **limits)
     found = []
     is_quiet = as_json or len(requests) <= AT_ONCE or sys.stdout.isatty()
     starts = range(0, len(requests), AT_ONCE)

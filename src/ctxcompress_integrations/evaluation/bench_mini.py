@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import Pipeline
 from ctxcompress_integrations.records import CompressionResult, Passage
+from ctxcompress_integrations.scorers.base import ScoreRequest
 from ctxcompress_integrations.scorers.mini import Mini
 
 QUALITY_FILE = "xquad_12lang"
@@ -33,13 +35,15 @@ BATCH = 64
 def bench_mini(report: Callable[[Row], None], *, data: Path | None, device: str = "auto") -> None:
     """Measure and hand each row to ``report`` as soon as it is known."""
     scorer = Mini.load(device=device)
-    _calls(report, scorer)
+    _calls(report, scorer, Mini.load(device=device, fast=True))
     _answer_kept(report, scorer, data)
     _ask(report, scorer, data)
 
 
-def _calls(report: Callable[[Row], None], scorer: Mini) -> None:
-    """Whole ``compress`` calls over 20 passages of 150 tokens: seen for the first time, and asked about again."""
+def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
+    """Whole ``compress`` calls over 20 passages of 150 tokens: seen for the first time, and asked about again; by the
+    fast form for the first time. Of both forms the scoring alone, too.
+    """
     generator = np.random.default_rng(0)
     words = [word for word in scorer.encoder.tokenizer.get_vocab() if word.isascii() and word.isalpha()]
     words = sorted(word for word in words if len(word) > 2)
@@ -49,18 +53,32 @@ def _calls(report: Callable[[Row], None], scorer: Mini) -> None:
         sentences = [" ".join(drawn[at : at + 14]).capitalize() for at in range(0, n_words, 14)]
         return ". ".join(sentences) + "."
 
-    compressor = TextCompressor(scorer, cache_size=0, keep_ratio=0.25)
-    ms: dict[str, list[float]] = {"uncached": [], "cached passage states": []}
+    whole, thin = (TextCompressor(s, cache_size=0, keep_ratio=0.25) for s in (scorer, fast))
+    ways = {"uncached": (whole, "<= 150"), "cached passage states": (whole, "<= 25"), "fast, uncached": (thin, None)}
+    ms: dict[str, list[float]] = {name: [] for name in ways}
+    alone: dict[Mini, list[float]] = {scorer: [], fast: []}
     for number in range(N_CALLS + 2):
         passages = [text(140) for _ in range(20)]  # and ten full stops
-        for taken in ms.values():
+        request = ScoreRequest([text(140) for _ in range(20)], f"which {text(6)[:-1]}?")
+        for form, taken in alone.items():
+            started = time.perf_counter()
+            form.score([request])
+            taken += [1000 * (time.perf_counter() - started)] * (number >= 2)
+        for name, (compressor, _) in ways.items():
             result = compressor.compress(passages, f"which {text(6)[:-1]}?")
             if number >= 2:  # the first two warm up
-                taken.append(1000 * result.seconds)
-    for (name, taken), bound in zip(ms.items(), ("<= 150", "<= 25"), strict=True):
-        spread = (min(taken), max(taken))
+                ms[name].append(1000 * result.seconds)
+    median = {name: statistics.median(taken) for name, taken in ms.items()}
+    for name, (_, bound) in ways.items():
+        spread = (min(ms[name]), max(ms[name]))
         measure = f"compress 20 passages of 150 tokens, {name}: median"
-        report(Row(measure, statistics.median(taken), "ms", bound, len(taken), spread))
+        report(Row(measure, median[name], "ms", bound, len(ms[name]), spread))
+    report(Row("fast form, whole call: times faster", median["uncached"] / median["fast, uncached"], "x"))
+    for name, taken in zip(("mini", "fast"), alone.values(), strict=True):
+        measure = f"score 20 passages of 150 tokens, {name}: median"
+        report(Row(measure, statistics.median(taken), "ms", n=len(taken), spread=(min(taken), max(taken))))
+    of_both = [statistics.median(taken) for taken in alone.values()]
+    report(Row("fast form, scoring: times faster", of_both[0] / of_both[1], "x", ">= 2"))
 
 
 def _answer_kept(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None:

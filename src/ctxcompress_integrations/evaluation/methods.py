@@ -49,6 +49,9 @@ def load_method(name: str, settings: MethodSettings) -> Scorer:
     arguments: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
     if name == "mini":
         return scorer_class("mini").load(**arguments, weights=settings.weights)
+    if name == "mini-fast":
+        arguments["fast"] = True
+        return scorer_class("mini").load(**arguments)
     if name == "mini-untrained":
         return scorer_class("mini").load(**arguments, weights="none")
     if name in NEEDS_DECODER:

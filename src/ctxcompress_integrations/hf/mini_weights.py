@@ -1,6 +1,7 @@
 """The trained ``mini`` model as a file: some layers of its base encoder fine-tuned, and late-interaction heads.
 
-File format: safetensors with the layers that were trained (``encoder.layers.*``), ``query.weight`` and
+File format: safetensors with the layers that were trained (``encoder.layers.*``; they may have fewer heads and neurons
+than the base's), ``query.weight`` and
 ``passage.weight`` ``[p, d]``, ``importance.weight`` ``[1, d]``, ``shares.weight`` ``[2, d]``, ``shares.bias`` ``[2]``;
 metadata ``format``, ``version``, ``base``, ``base_sha256``, ``layers`` (which of the base's were taken, JSON),
 ``sha256`` (of the tensors) and ``card`` (JSON: recipe, data, thresholds). What stayed frozen, the base's vocabulary,
@@ -53,17 +54,26 @@ def untrained(base: Any, *, layers: Sequence[int], n_dims: int) -> LateInteracti
         )
     if not 1 <= n_dims <= config.hidden_size:
         raise ValueError(f"n_dims must be in [1, {config.hidden_size}], the base's width, got {n_dims}")
+    encoder = _encoder_tensors(base.state_dict(), layers)
+    model = _shaped({f"encoder.{name}": tensor for name, tensor in encoder.items()}, config, len(layers), n_dims)
+    model.encoder.load_state_dict(encoder)
+    return model
+
+
+def _shaped(tensors: Mapping[str, Tensor], config: Any, n_layers: int, n_dims: int) -> LateInteraction:
+    """A model of the sizes of ``tensors``, whose layers may have fewer heads and neurons than the base's."""
+    width, head_width = config.hidden_size, config.hidden_size // config.num_attention_heads
     encoder = PackedEncoder(
         n_vocabulary=config.vocab_size,
         n_positions=config.max_position_embeddings,
-        width=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        n_inner=config.intermediate_size,
-        n_layers=len(layers),
+        width=width,
+        n_heads=[len(tensors[f"encoder.layers.{i}.qkv.weight"]) // (3 * head_width) for i in range(n_layers)],
+        n_inner=[len(tensors[f"encoder.layers.{i}.up.weight"]) for i in range(n_layers)],
+        n_layers=n_layers,
         eps=config.layer_norm_eps,
+        head_width=head_width,
     )
-    encoder.load_state_dict(_encoder_tensors(base.state_dict(), layers))
-    return LateInteraction(encoder, width=config.hidden_size, n_dims=n_dims)
+    return LateInteraction(encoder, width=width, n_dims=n_dims)
 
 
 def save(
@@ -120,8 +130,11 @@ def load(path: Path, base: Any, *, name: str, base_sha256: str) -> tuple[LateInt
         )
     check_hash(path, metadata, tensors)
     try:
-        model = untrained(base, layers=json.loads(metadata["layers"]), n_dims=len(tensors["query.weight"]))
-        model.load_state_dict({**model.state_dict(), **{key: tensor.float() for key, tensor in tensors.items()}})
+        layers, n_dims = json.loads(metadata["layers"]), len(tensors["query.weight"])
+        start = untrained(base, layers=layers, n_dims=n_dims).state_dict()
+        state = {**start, **{key: tensor.float() for key, tensor in tensors.items()}}
+        model = _shaped(state, base.config, len(layers), n_dims)
+        model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsMismatchError(f"the tensors of {path} do not fit {name!r}: {error}") from error
     return model, json.loads(metadata.get("card", "{}"))

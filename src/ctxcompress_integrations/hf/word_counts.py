@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ctxcompress_integrations.text.budget import TokenCounter, as_counter
@@ -27,7 +28,9 @@ class WordCounts:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the other's truncation is whatever was asked last
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._known: dict[str, int] = {"": 0}
 
     def __call__(self, text: str) -> int:
@@ -35,8 +38,8 @@ class WordCounts:
         missing = list({word for word in words if word not in known})
         if not missing:
             return sum(map(known.__getitem__, words))
-        encoded = self._tokenizer(missing, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        fresh = {word: len(ids) for word, ids in zip(missing, encoded["input_ids"], strict=True)}
+        encoded = self._backend.encode_batch_fast(missing, add_special_tokens=False)
+        fresh = {word: len(found.ids) for word, found in zip(missing, encoded, strict=True)}
         if len(known) >= N_WORDS:
             self._known = {"": 0}  # rare, and cheaper than keeping an order; threads go on with what they hold
         self._known |= {word: n for word, n in fresh.items() if len(word) <= LONGEST}

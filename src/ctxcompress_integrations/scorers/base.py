@@ -43,10 +43,12 @@ class Scorer(ABC):
         sigma: standard deviation, in words, of the Gaussian smoothing that the method asks for; 0 for none.
         thresholds: calibrated ones by the share of answers that was lost under them, as text ("0.01"); may be empty.
         reads_long: whether ``load`` takes ``long_input``.
+        has_fast: whether it takes ``fast``.
     """
 
     name: ClassVar[str]
     reads_long: ClassVar[bool] = False
+    has_fast: ClassVar[bool] = False
     sigma: float = 0.0
     thresholds: Mapping[str, float] = MappingProxyType({})
 
@@ -166,7 +168,7 @@ class PairScorer(Scorer):
 
     def _cuts(self, text: str, room: int) -> list[_Cut]:
         """Character ranges of overlapping windows of ``room`` tokens, each with the range for which it answers."""
-        if len(text.encode()) <= room:  # no tokenizer makes more tokens than bytes
+        if self._fits(text, room):
             return [_Cut(0, len(text), 0, len(text))] if text else []
         offsets = self._known_offsets(text)
         if len(offsets) <= room:
@@ -179,6 +181,10 @@ class PairScorer(Scorer):
         # a token in an overlap is answered for by the window in which it stands farther from the edge
         seams = [int(offsets[(first + room + following) // 2, 0]) for first, following in pairwise(firsts)]
         return [_Cut(*cut) for cut in zip(starts, ends, [0, *seams], [*seams, len(text)], strict=True)]
+
+    def _fits(self, text: str, room: int) -> bool:
+        """True where it is known without its offsets that a text has at most ``room`` tokens."""
+        return len(text.encode()) <= room  # no tokenizer makes more tokens than bytes
 
     def _known_offsets(self, text: str) -> NDArray[np.int64]:
         """Token offsets, remembered: a passage comes again with the next question."""

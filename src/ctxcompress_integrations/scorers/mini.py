@@ -41,6 +41,7 @@ from ctxcompress_integrations.text.relevance import with_rows_of
 from ctxcompress_integrations.text.segment import well_formed
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "mini.safetensors"
+SHIPPED_FAST = SHIPPED.with_name("mini-fast.safetensors")
 UNTRAINED = "none"
 """What ``weights`` says to use the encoder as published."""
 CACHE_BYTES = 256 * 2**20
@@ -74,6 +75,7 @@ class Mini(PairScorer):
     """
 
     name: ClassVar[str] = "mini"
+    has_fast: ClassVar[bool] = True
     overlap = 32
     batch_tokens = 16384
 
@@ -99,14 +101,20 @@ class Mini(PairScorer):
         dtype: str = "auto",
         layer: int | None = None,
         weights: Any = None,
+        fast: bool = False,
     ) -> Self:
-        """As :meth:`Scorer.load`; ``weights`` is a safetensors file that ``ctxcompress train mini`` made for this
-        encoder, or "none" to use the encoder as published.
+        """As :meth:`Scorer.load`; ``weights`` is a safetensors file that ``ctxcompress train mini`` (or ``mini-fast``)
+        made for this encoder, or "none" to use the encoder as published; ``fast`` takes the thin one that ships.
         """
         refuse(cls.name, layer=layer)
+        if fast and (model, weights) != (None, None):
+            raise ValueError(
+                f"fast=True is the thin encoder that ships: leave model and weights out, got {model or weights!r}"
+            )
         name = model or MINI
         if weights is None:
-            weights = SHIPPED if name == MINI else UNTRAINED
+            shipped = SHIPPED_FAST if fast else SHIPPED
+            weights = shipped if name == MINI else UNTRAINED
         if str(weights) == UNTRAINED:
             return cls(UntrainedEncoder(*load_encoder(name, device=device, dtype=dtype), name=name))
         lexical = Lexical() if name == MINI else None
@@ -161,6 +169,10 @@ class Mini(PairScorer):
                 found[piece] = fresh
                 self._passages.put(piece, fresh)
         return [vectors for piece in pieces if (vectors := found[piece]) is not None]
+
+    def _fits(self, text: str, room: int) -> bool:
+        # words are remembered, and budgets count them anyway
+        return super()._fits(text, room) or self._count(text) <= room
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
         encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -63,23 +63,25 @@ class MiniCourse:
     """Batches of neighbouring passages, in the order that the seed decides.
 
     Args:
-        recipe: how.
+        recipe: how; a :class:`Recipe`, or what has its steps, warm-up, clip, seed and distance of points.
         stream: the batches, from the first step on.
+        total: what is minimised, of a step's losses.
     """
 
     precision: Literal["no", "bf16"] = "no"  # the losses say themselves what is computed in bf16
 
-    def __init__(self, recipe: Recipe, stream: Iterator[Batch]) -> None:
+    def __init__(self, recipe: Any, stream: Iterator[Batch], total: Callable[[dict[str, Tensor]], Tensor]) -> None:
         self.steps, self.eval_every, self.clip, self.seed = recipe.steps, recipe.eval_every, recipe.clip, recipe.seed
-        self.plan, self._recipe, self._stream = plain(recipe), recipe, enumerate(stream)
+        self.plan, self._recipe, self._stream, self._total = plain(recipe), recipe, enumerate(stream), total
 
     def rate_at(self, step: int) -> float:
-        return min(1.0, (step + 1) / self._recipe.warm_up) * (1 - step / self.steps)
+        rate: float = min(1.0, (step + 1) / self._recipe.warm_up) * (1 - step / self.steps)
+        return rate
 
     def losses_at(self, learner: Any, step: int, process: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = next(batch for number, batch in self._stream if number == step)
         losses: dict[str, Tensor] = learner(batch, random.Random(f"{self.seed}/{step}"))
-        return Losses(**losses).total, losses
+        return self._total(losses), losses
 
 
 def train_mini(
@@ -128,9 +130,9 @@ def train_mini(
     progress = run(
         Learner({"model": model, "head": head}, losses),
         groups,
-        MiniCourse(recipe, batches(data, neighbours, seed=recipe.seed)),
+        MiniCourse(recipe, batches(data, neighbours, seed=recipe.seed), lambda losses: Losses(**losses).total),
         out,
-        measure=lambda: _dev_point(scorer, dev),
+        measure=lambda: dev_point(scorer, dev),
         report=report,
     )
     thresholds = calibrate(scorer, calibration)
@@ -182,7 +184,8 @@ def _groups(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> list[
     return [Group(layers, recipe.lr, recipe.weight_decay), Group(heads, recipe.lr * recipe.head_factor)]
 
 
-def _dev_point(scorer: Mini, dev: Sequence[Dataset]) -> dict[str, float]:
+def dev_point(scorer: Mini, dev: Sequence[Dataset]) -> dict[str, float]:
+    """Answers kept on each set, single passages at a quarter of the tokens, several at 5, 10 and 25 %."""
     found = {}
     for dataset in dev:
         ratios = (0.05, 0.1, 0.25) if len(dataset.examples[0].passages) > 1 else (0.25,)

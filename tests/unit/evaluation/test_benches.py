@@ -163,9 +163,13 @@ def test_mini_without_data_says_so_and_with_data_measures(tmp_path, xquad, monke
     monkeypatch.setattr(bench_mini, "N_CALLS", 1)
     rows = []
     bench_mini.bench_mini(rows.append, data=None, device="cpu")
-    uncached, cached, *others = rows
+    uncached, cached, fast, *ratios = rows[:7]
+    others = rows[7:]
     assert uncached.value > cached.value > 0
+    assert uncached.value > fast.value > 0
     assert (uncached.target, cached.target) == ("<= 150", "<= 25")
+    assert all(row.value > 0 for row in ratios)
+    assert [row.target for row in ratios if row.target] == [">= 2"]
     assert all(row.value is None and "--data" in row.why for row in others)
     lines = [json.dumps(row) for row in xquad if row["lang"] == "en"][:20]
     (tmp_path / "xquad_12lang.jsonl").write_text("\n".join(lines))

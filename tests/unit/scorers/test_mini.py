@@ -302,3 +302,15 @@ def test_device_and_dtype_are_checked():
         load_compressor("mini", layer=3)
     with pytest.raises(ValueError, match="no scorer 'quitto'"):
         load_compressor("quitto")
+
+
+def test_the_fast_form_ships_is_thinner_and_keeps_what_the_whole_one_keeps():
+    whole, fast = (load_compressor("mini", device="cpu", token_budget=40, fast=fast) for fast in (False, True))
+    layers = [list(found.scorer.encoder.model.encoder.layers) for found in (whole, fast)]
+    sizes = [sum(p.numel() for layer in of for p in layer.parameters()) for of in layers]
+    assert sizes[1] < 0.45 * sizes[0]
+    passages = [Passage("a", TEXTS[0]), Passage("b", "Bananas are yellow. " * 12), Passage("c", "Paris has bridges.")]
+    assert "330 metres" in fast.compress(passages, QUERY).text
+    assert fast.scorer.thresholds.keys() == whole.scorer.thresholds.keys()
+    vectors = [found.scorer.encoder.passage_vectors([TEXTS[0]], [""])[0].vectors for found in (whole, fast)]
+    assert float((vectors[0] * vectors[1]).sum(dim=-1).mean()) > 0.8

@@ -10,17 +10,14 @@ from typer.testing import CliRunner
 from ctxcompress_integrations import load_compressor
 from ctxcompress_integrations.cli import app
 from ctxcompress_integrations.errors import WeightsMismatchError
-from ctxcompress_integrations.evaluation.datasets import Dataset, Example, Stretch
-from ctxcompress_integrations.evaluation.metrics import weighted_mean
-from ctxcompress_integrations.evaluation.runs import Budget, run_method
+from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.load import load_encoder
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_encoder
 from ctxcompress_integrations.training.mini import Recipe, train_mini
-
-SIGNS = {"where": "place", "when": "year", "who": "name", "why": "reason"}
+from signs import examples, kept
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +27,6 @@ def base(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-def examples(start, n):
-    """Questions whose word points at a sentence with another word: what overlap cannot find and training can."""
-    for i in range(start, start + n):
-        facts = [f"A {sign} {i * 7 % 90 + 10}." for sign in SIGNS.values()]
-        facts = facts[i % 4 :] + facts[: i % 4]
-        text = " ".join(facts)
-        for word, sign in SIGNS.items():
-            at = text.index(f"A {sign}")
-            end = text.index(".", at)
-            yield Example(f"{i}-{word}", f"{word}?", (Passage("0", text),), (text[at:end],), (Stretch(0, at, end),))
-
-
-def kept(scorer, held_out):
-    run = run_method(Dataset("held-out", tuple(held_out)), "mini", scorer, [Budget(0.25)], len)[0]
-    return weighted_mean(run.answer)
 
 
 def recipe(base, **changes):
