@@ -53,9 +53,9 @@ def fewer_inputs(weight: Tensor, bias: Tensor, inputs: Tensor, *, group: int, ke
     mean = inputs.double().mean(dim=0)
     centred = inputs.double() - mean
     covariance = centred.T @ centred / len(inputs)
-    covariance += DAMPING * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean())
     inverse, fitted = torch.linalg.inv(covariance), weight.double().clone()
-    is_left = torch.ones(n_groups, dtype=torch.bool)
+    is_left = torch.ones(n_groups, dtype=torch.bool, device=inputs.device)
     for _ in range(n_groups - keep):
         blocks = _diagonal_blocks(inverse, group)  # [g, e, e]
         parts = fitted.view(len(fitted), n_groups, group).permute(1, 2, 0)  # [g, e, d]
@@ -66,7 +66,7 @@ def fewer_inputs(weight: Tensor, bias: Tensor, inputs: Tensor, *, group: int, ke
         rows = torch.linalg.solve(blocks[worst], inverse[gone])  # [e, m]
         fitted -= fitted[:, gone].clone() @ rows
         inverse -= inverse[:, gone].clone() @ rows  # leaves zeros where the group stood
-        inverse[gone, gone] = torch.eye(group, dtype=inverse.dtype)
+        inverse[gone, gone].diagonal().fill_(1)
     kept = is_left.repeat_interleave(group).nonzero()[:, 0]
     fitted = fitted[:, kept]
     offset = weight.double() @ mean - fitted @ mean[kept]

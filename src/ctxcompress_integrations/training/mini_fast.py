@@ -95,11 +95,12 @@ def train_mini_fast(
     base, tokenizer = load_encoder(recipe.base, device="cpu", dtype="float32")
     digest = weights_digest(base)
     whole, _ = mini_weights.load(weights or SHIPPED, base, name=recipe.base, base_sha256=digest)
-    whole = whole.to(target).eval().requires_grad_(False)
+    whole.eval().requires_grad_(False)
     data = build(examples, tokenizer)
     if not data.of_passage:
         raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
     model = _start(whole, data, recipe).to(target)
+    whole.to(target)
     scorer = Mini(trained.TrainedEncoder(model.eval(), tokenizer), cache_bytes=0, has_bridges=True)
 
     def losses(batch: Batch, generator: random.Random) -> Losses:
@@ -185,11 +186,10 @@ def _divergence(ours: Matches, theirs: Matches) -> Tensor:
 
 
 def _start(whole: LateInteraction, data: TrainingSet, recipe: Recipe) -> LateInteraction:
-    """The thin model before its first step."""
+    """The thin model before its first step, on the CPU: it is made in doubles, once."""
     chosen = data.passages[:: max(1, len(data.passages) // N_FITTED)][:N_FITTED]
-    device = whole.query.weight.device
-    ids = torch.tensor([token for passage in chosen for token in passage.ids], device=device)
-    blocks = [block.to(device) for block in pack([len(passage.ids) for passage in chosen], step=16)]
+    ids = torch.tensor([token for passage in chosen for token in passage.ids])
+    blocks = pack([len(passage.ids) for passage in chosen], step=16)
     encoder = thinned(whole.encoder, ids, blocks, n_heads=recipe.n_heads, n_inner=recipe.n_inner)
     model = LateInteraction(encoder, width=encoder.words.embedding_dim, n_dims=len(whole.query.weight))
     for name in ("query", "passage", "importance", "shares"):
