@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctxcompress_integrations import CompressedIndex, Passage
+from interruptible import INTERRUPTIBLE
 
 PROGRAM = [sys.executable, "-c", "from ctxcompress_integrations.cli import main; main()"]
 
@@ -164,7 +165,7 @@ def test_interrupted_indexing_keeps_what_was_committed(tmp_path):
     )
     (tmp_path / "rows.jsonl").write_text(rows)
     child = subprocess.Popen(
-        [*PROGRAM, "index", "rows.jsonl", "--index", "x.index"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [*INTERRUPTIBLE, "index", "rows.jsonl", "--index", "x.index"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     for _ in range(600):
         time.sleep(0.1)

@@ -12,6 +12,7 @@ import pytest
 from ctxcompress_integrations import load_compressor
 from ctxcompress_integrations.cli import main
 from ctxcompress_integrations.testing.tiny import tiny_decoder
+from interruptible import INTERRUPTIBLE
 
 PROGRAM = [sys.executable, "-c", "from ctxcompress_integrations.cli import main; main()"]
 
@@ -89,7 +90,7 @@ def test_errors_name_the_cure_and_write_nothing(folder, arguments, code, message
 
 def test_interrupted_training_leaves_no_file(folder):
     os.mkfifo(folder / "pipe")
-    command = [*PROGRAM, "train", "probe", "--model", "lm", "--data", "pipe", "--out", "never.st"]
+    command = [*INTERRUPTIBLE, "train", "probe", "--model", "lm", "--data", "pipe", "--out", "never.st"]
     child = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     with (folder / "pipe").open("w"):  # open once the child reads
         child.send_signal(signal.SIGINT)
