@@ -135,7 +135,7 @@ class Reading:
             if i % 4 == 0:
                 asked, value = self.text.keyed(WINDOW - 8, generator, generator.choice((1, 2, 4, 8)))
                 rows.append(F.pad(torch.cat([asked, value]), (0, 8))[:WINDOW])
-            elif i % 4 == 1:  # without it nothing was looked up after 1,200 steps
+            elif i % 4 == 1:
                 rows.append(self.text.repeated(WINDOW, generator, generator.choice((2, 3, 4, 8))))
             else:
                 rows.append(self.text.slice(WINDOW, generator))

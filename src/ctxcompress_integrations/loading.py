@@ -40,7 +40,7 @@ def load_compressor(
         weights: a trained file for ``mini``, instead of the shipped one, or for ``probe``, which needs one.
         long_input: how ``quito`` and ``probe`` read a passage beyond their model's window: in overlapping windows, or
             in one go under LM-Infinite.
-        fast: ``mini``'s thin encoder: twice as fast, a little less sure (docs/mini.md).
+        fast: ``mini``'s thin encoder: nearly twice as fast, a little less sure (docs/mini.md).
         options: defaults for every request, as :meth:`TextCompressor.compress` documents them.
 
     Raises:

@@ -25,5 +25,5 @@ UnitName = Annotated[Unit, typer.Option("--unit", help="What is kept or cut as a
 Method = Annotated[str, typer.Option(help="mini, quito, quito_x, probe, lexical or a registered scorer.")]
 Model = Annotated[str | None, typer.Option(help="Model name or folder for the method.")]
 Weights = Annotated[str | None, typer.Option(help="Trained weights: mini's own if none; probe needs a file.")]
-Fast = Annotated[bool, typer.Option("--fast", help="mini's thin encoder: twice as fast, a little less sure.")]
+Fast = Annotated[bool, typer.Option("--fast", help="mini's thin encoder: nearly twice as fast, a little less sure.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]

@@ -63,10 +63,11 @@ def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
         for form, taken in alone.items():
             started = time.perf_counter()
             form.score([request])
-            taken += [1000 * (time.perf_counter() - started)] * (number >= 2)
+            if number >= 2:  # the first two warm up
+                taken.append(1000 * (time.perf_counter() - started))
         for name, (compressor, _) in ways.items():
             result = compressor.compress(passages, f"which {text(6)[:-1]}?")
-            if number >= 2:  # the first two warm up
+            if number >= 2:
                 ms[name].append(1000 * result.seconds)
     median = {name: statistics.median(taken) for name, taken in ms.items()}
     for name, (_, bound) in ways.items():

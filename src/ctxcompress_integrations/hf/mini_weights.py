@@ -1,11 +1,11 @@
 """The trained ``mini`` model as a file: some layers of its base encoder fine-tuned, and late-interaction heads.
 
 File format: safetensors with the layers that were trained (``encoder.layers.*``; they may have fewer heads and neurons
-than the base's), ``query.weight`` and
-``passage.weight`` ``[p, d]``, ``importance.weight`` ``[1, d]``, ``shares.weight`` ``[2, d]``, ``shares.bias`` ``[2]``;
-metadata ``format``, ``version``, ``base``, ``base_sha256``, ``layers`` (which of the base's were taken, JSON),
-``sha256`` (of the tensors) and ``card`` (JSON: recipe, data, thresholds). What stayed frozen, the base's vocabulary,
-embeddings and first layers, is not in the file. Nothing is unpickled.
+than the base's), ``query.weight`` and ``passage.weight`` ``[p, d]``, ``importance.weight`` ``[1, d]``,
+``shares.weight`` ``[2, d]``, ``shares.bias`` ``[2]``; metadata ``format``, ``version``, ``base``, ``base_sha256``,
+``layers`` (which of the base's were taken, JSON), ``sha256`` (of the tensors) and ``card`` (JSON: recipe, data,
+thresholds). What stayed frozen, the base's vocabulary, embeddings and first layers, is not in the file. Nothing is
+unpickled.
 """
 
 from __future__ import annotations

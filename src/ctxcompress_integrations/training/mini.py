@@ -7,7 +7,7 @@ checkpoint stands. The same command uses a GPU when there is one.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,8 +135,19 @@ def train_mini(
         measure=lambda: dev_point(scorer, dev),
         report=report,
     )
-    thresholds = calibrate(scorer, calibration)
-    card = {
+    card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
+    origin = {"base": recipe.base, "base_sha256": weights_digest(base)}
+    mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card)
+    finish(out)
+    scorer.encoder.card, scorer.thresholds = card, card["thresholds"]
+    return scorer
+
+
+def card_of(
+    recipe: Any, data: TrainingSet, progress: Progress, *, sources: Sequence[str], thresholds: Mapping[str, float]
+) -> dict[str, Any]:
+    """What is known of weights, as their file keeps it."""
+    return {
         "recipe": asdict(recipe),
         "sources": list(sources),
         "n_questions": len(data.questions),
@@ -145,11 +156,6 @@ def train_mini(
         "dev": progress.dev[-1][1] if progress.dev else {},
         "thresholds": thresholds,
     }
-    origin = {"base": recipe.base, "base_sha256": weights_digest(base)}
-    mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card)
-    finish(out)
-    scorer.encoder.card, scorer.thresholds = card, thresholds
-    return scorer
 
 
 def _start(base: Any, recipe: Recipe, data: TrainingSet, device: torch.device) -> tuple[LateInteraction, nn.ModuleList]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +30,12 @@ from ctxcompress_integrations.nn.thin_encoder import thinned
 from ctxcompress_integrations.scorers.mini import SHIPPED, Mini
 from ctxcompress_integrations.training.calibration import calibrate
 from ctxcompress_integrations.training.loop import Group, Learner, Losses, Progress, finish, run
-from ctxcompress_integrations.training.mini import MiniCourse, dev_point
+from ctxcompress_integrations.training.mini import MiniCourse, card_of, dev_point
 from ctxcompress_integrations.training.mini_batch import Matches, Texts, matched, texts_of
 from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, Batch, TrainingSet, batches, build
 
 SCALE = 25.0
-"""Turns scores into logits, as the whole model's training left it."""
+"""Turns scores into logits; the whole model's training starts from 20."""
 WEIGHTS = {"layers": 1.0, "vectors": 4.0, "pooled": 4.0, "weights": 1.0, "scores": 1.0}
 N_FITTED = 300
 """Passages, evenly spread, that decide which heads and neurons stay."""
@@ -114,15 +113,7 @@ def train_mini_fast(
         measure=lambda: dev_point(scorer, dev),
         report=report,
     )
-    card: dict[str, Any] = {
-        "recipe": asdict(recipe),
-        "sources": list(sources),
-        "n_questions": len(data.questions),
-        "n_passages": len(data.passages),
-        "seconds": round(progress.seconds),
-        "dev": progress.dev[-1][1] if progress.dev else {},
-        "thresholds": calibrate(scorer, calibration),
-    }
+    card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
     layers = range(len(model.encoder.layers))
     mini_weights.save(model, out, base=recipe.base, base_sha256=digest, layers=layers, n_frozen=0, card=card)
     finish(out)
