@@ -31,11 +31,13 @@ from ctxcompress_integrations.training.exact import exact_match, is_exact
 from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
 from ctxcompress_integrations.training.small_world import part_file
 from ctxcompress_integrations.training.small_world_plan import PARTS, TIGHT
-from ctxcompress_integrations.training.small_world_studies import asked
+from ctxcompress_integrations.training.small_world_studies import among, asked
 from ctxcompress_integrations.training.world import Document
 
 N_QUESTIONS = 500
 N_ADAPTED, N_ROAD, N_TIMED, N_NEW = 1500, 600, 60, 4
+AMONG = {"text": (3,), "vectors": (3, 8)}
+"""Passages that resemble each other, all read; eight are longer as text than the reader's 512 positions."""
 BUDGETS = (48, 72, 96, 144, 216)
 LLOCO = LlocoRecipe(lr=1e-3, epochs=4, batch=16, precision="bf16")
 """The paper's rank and schedule; a model of 11 M parameters takes a larger step than one of 7 B."""
@@ -66,6 +68,7 @@ def bench_small_world(
     """
     parts = _loaded(weights, device)
     _answers(report, parts, n)
+    _among(report, parts, n)
     _unseen_domain(report, parts, n)
     with tempfile.TemporaryDirectory(prefix="ctxcompress-bench-") as folder:
         _roads(report, parts, Path(folder))
@@ -102,6 +105,16 @@ def _answers(report: Report, parts: _Parts, n: int) -> None:
         report(Row(f"{where}, {part}: positions, text / vectors", _saved(parts, summarizer, examples), "x", ">= 8", n))
     for part in ("icformer", "pooled"):
         _share(report, f"{where}, {part} / icae", found[part], found["icae"], ">= 0.90", n)
+
+
+def _among(report: Report, parts: _Parts, n: int) -> None:
+    """The right document among others that resemble it."""
+    documents, summarizer = list(world.documents(world.TRAINED, "test", 4 * n)), parts.summarizers["autocompressor"]
+    for form, sizes in AMONG.items():
+        for size in sizes:
+            write = summarizer.summarize if form == "vectors" else None
+            found = exact_match(parts.reader, among(documents, size, n), summarize=write)
+            report(Row(f"among {size} documents that resemble each other, {form}: exact match", found, SHARE, n=n))
 
 
 def _share(report: Report, measure: str, part: float, whole: float, target: str | None, n: int) -> None:

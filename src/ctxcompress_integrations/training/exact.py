@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ctxcompress_integrations.allocation import label
 from ctxcompress_integrations.evaluation.datasets import Example
 from ctxcompress_integrations.evaluation.metrics import folded
 from ctxcompress_integrations.pipeline import PROMPT, around
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import SummaryVectors
-from ctxcompress_integrations.text.parts import Part
+from ctxcompress_integrations.training.script import arranged
 
 
 def exact_match(
@@ -22,11 +21,11 @@ def exact_match(
     prompt: str = PROMPT,
     max_new_tokens: int = 8,
 ) -> float:
-    """Share of single questions, each about one passage, whose answer is right: case and white space aside.
+    """Share of single questions whose answer is right: case and white space aside.
 
     Args:
         reader: that answers.
-        examples: of one passage each, with answers.
+        examples: with passages, all of which are shown, and answers.
         summarize: texts -> vectors that stand for them; None for the texts themselves.
         has_context: False asks without any passage.
         prompt: with ``{context}`` and ``{question}``.
@@ -37,17 +36,13 @@ def exact_match(
     """
     if not examples:
         raise ValueError("there is no example to measure on")
-    texts = list(dict.fromkeys(example.passages[0].text for example in examples))
+    texts = list(dict.fromkeys(passage.text for example in examples for passage in example.passages))
     vectors: Mapping[str, SummaryVectors] = {}
     if summarize is not None and has_context:
         vectors = dict(zip(texts, summarize(texts), strict=True))
 
-    def parts(text: str) -> list[Part]:
-        if not has_context:
-            return []
-        return [label(1, ""), vectors[text]] if vectors else [label(1, "") + text]
-
-    prompts = [around(parts(example.passages[0].text), example.question, prompt) for example in examples]
+    shown = [[vectors.get(p.text, p.text) for p in example.passages if has_context] for example in examples]
+    prompts = [around(arranged(s), e.question, prompt) for s, e in zip(shown, examples, strict=True)]
     answers = reader.generate_many(prompts, max_new_tokens=max_new_tokens)
     return sum(is_exact(answer, example) for answer, example in zip(answers, examples, strict=True)) / len(examples)
 

@@ -14,14 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-import numpy as np
-
-from ctxcompress_integrations.allocation import label
 from ctxcompress_integrations.evaluation.datasets import Example
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import around
-from ctxcompress_integrations.records import PASSAGE_SEPARATOR, SummaryVectors
-from ctxcompress_integrations.text.parts import Part
 
 Kind: TypeAlias = Literal["continue", "retell", "autoencode", "answer"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -37,12 +32,14 @@ class Study(NamedTuple):
     Attributes:
         questions: what is asked of it, ``(question, answer)``.
         tellings: other ways to say all that it says.
+        shelf: passages of one shelf are easily taken for each other, as those are that an index finds together.
     """
 
     text: str
     n_tokens: int
     questions: tuple[tuple[str, str], ...]
     tellings: tuple[str, ...] = ()
+    shelf: str = ""
 
 
 class Task(NamedTuple):
@@ -68,20 +65,6 @@ class Lesson:
     tasks: tuple[Task, ...]
 
 
-class Script(NamedTuple):
-    """A lesson in tokens; a negative number ``-1 - i`` stands for the vectors of passage ``i``.
-
-    Attributes:
-        beginning: what all questions share.
-        endings: the rest of each prompt with its answer and the end token.
-        n_answers: how many of an ending's last tokens are answer and end token.
-    """
-
-    beginning: list[int]
-    endings: list[list[int]]
-    n_answers: list[int]
-
-
 @dataclass(frozen=True, slots=True)
 class Mix:
     """What lessons are made of.
@@ -91,8 +74,9 @@ class Mix:
         retelling: share of the steps that ask for another telling of passages that have one. Positions can copy a text;
             only what stands where, of whom, can tell it in another order.
         autoencode: share of the others that, beside its questions, ask for the passage itself.
-        n_questions: that a lesson asks at most of the study's own.
-        n_passages: that a prompt shows at most; the others are of other studies.
+        n_questions: that a lesson asks at most of each passage.
+        n_passages: that a prompt shows at most, of one shelf where they have one; each step draws how many. A step's
+            passages are as many, so the more a prompt shows, the fewer prompts a step has.
         text_share: of the passages that travel as text.
         max_tokens: of the passages; None for all.
     """
@@ -168,9 +152,15 @@ def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Rand
             f"the data have {len(fitting)} usable passages{short}, a batch takes {batch}: give more, or lower batch"
         )
     chosen = draw.sample(fitting, batch)
-    # for a whole step: rows of one length, little is padded
+    # one kind and one number of passages for a whole step: rows of one length, little is padded
     kind = draw.choices(KINDS, _shares(mix))[0]
-    return [_lesson(i, chosen, kind, mix, draw) for i in range(batch)]
+    size = draw.randint(1, mix.n_passages) if kind in ("autoencode", "answer") else 1
+    firsts = chosen[: max(1, batch // size)]
+    shelves: dict[str, list[Study]] = {first.shelf: [] for first in firsts}
+    for study in fitting if size > 1 else ():
+        if study.shelf in shelves:
+            shelves[study.shelf].append(study)
+    return [_lesson(first, shelves[first.shelf] if first.shelf else chosen, size, kind, mix, draw) for first in firsts]
 
 
 def _shares(mix: Mix) -> tuple[float, ...]:
@@ -179,9 +169,7 @@ def _shares(mix: Mix) -> tuple[float, ...]:
     return mix.continuation, mix.retelling, rest * mix.autoencode, rest * (1 - mix.autoencode)
 
 
-def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
-    study = chosen[i]
-
+def _lesson(study: Study, beside: Sequence[Study], size: int, kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
     def shown(text: str) -> Shown:
         return Shown(text, draw.random() >= mix.text_share)
 
@@ -191,53 +179,20 @@ def _lesson(i: int, chosen: Sequence[Study], kind: Kind, mix: Mix, draw: random.
         return Lesson((shown(begun),), (Task("continue", CONTINUE, rest),))
     if kind == "retell" and study.tellings:
         return Lesson((shown(study.text),), (Task("retell", RETELL, draw.choice(study.tellings)),))
-    others = [other for j, other in enumerate(chosen) if j != i]
-    others = draw.sample(others, min(len(others), draw.randint(1, mix.n_passages) - 1))
-    asked = draw.sample(study.questions, min(len(study.questions), mix.n_questions))
-    tasks = [Task("answer", question, answer) for question, answer in asked]
-    texts = [other.text for other in others]
+    together = _together(study, beside, size, draw)
+    asked = [draw.sample(one.questions, min(len(one.questions), mix.n_questions)) for one in together]
+    tasks = [Task("answer", *pair) for pairs in asked for pair in pairs]
     if not tasks or kind == "autoencode":
-        tasks.append(Task("autoencode", REPEAT, study.text))
-        texts.append(study.text)
-    else:
-        texts.insert(draw.randint(0, len(texts)), study.text)
-    return Lesson(tuple(map(shown, texts)), tuple(tasks))
+        tasks.append(Task("autoencode", REPEAT, together[-1].text))
+    return Lesson(tuple(shown(one.text) for one in together), tuple(tasks))
 
 
-def script_of(lesson: Lesson, splicer: Splicer, prompt: str) -> Script:
-    """A lesson as the reader will get it: tokens of the very prompts that :func:`around` makes."""
-    parts = _parts(lesson.passages)
-    prompts = [_tokens(splicer, around(parts, task.question, prompt)) for task in lesson.tasks]
-    n_shared = min(map(len, prompts)) - 1  # an ending begins with a token of its prompt: its state predicts
-    for other in prompts[1:]:
-        n_shared = min(
-            [n_shared, *(i for i, pair in enumerate(zip(prompts[0], other, strict=False)) if len({*pair}) > 1)]
-        )
-    answers = [splicer.answer(task.answer) for task in lesson.tasks]
-    endings = [[*ids[n_shared:], *answer] for ids, answer in zip(prompts, answers, strict=True)]
-    return Script(prompts[0][:n_shared], endings, list(map(len, answers)))
-
-
-def _parts(passages: Sequence[Shown]) -> list[Part]:
-    """The passages as an allocation arranges them, vectors held open by a zero."""
-    parts: list[Part] = []
-    for i, passage in enumerate(passages):
-        before = (PASSAGE_SEPARATOR if i else "") + label(i + 1, "")
-        if passage.as_vectors:
-            parts += [before, SummaryVectors(str(i), np.zeros((1, 1), np.float32), "", "", 0)]
-        else:
-            parts.append(before + passage.text)
-    return parts
-
-
-def _tokens(splicer: Splicer, parts: Sequence[Part]) -> list[int]:
-    ids: list[int] = []
-    n_vectors = 0
-    places = [int(part.id) for part in parts if isinstance(part, SummaryVectors)]
-    for segment in splicer.segments(parts):
-        if isinstance(segment, list):
-            ids += segment
-        else:
-            ids.append(-1 - places[n_vectors])
-            n_vectors += 1
-    return ids
+def _together(study: Study, beside: Sequence[Study], size: int, draw: random.Random) -> list[Study]:
+    """``size`` studies in any order, or what there is of them; no question is asked by two."""
+    together, asked = [study], {question for question, _ in study.questions}
+    for other in draw.sample(beside, len(beside)) if size > 1 else ():
+        if len(together) < size and other is not study and asked.isdisjoint(q for q, _ in other.questions):
+            together.append(other)
+            asked.update(question for question, _ in other.questions)
+    draw.shuffle(together)
+    return together

@@ -50,6 +50,8 @@ ABOUT = "a demonstration on synthetic text: it knows a small invented world, and
 """What every card says."""
 LEARNED, MOST_ROUNDS = 0.3, 4
 """Nats of a listing's answer, at most, where facts are told and not guessed (about 1), and how often that is tried."""
+N_AMONG = 3
+"""Passages of the second dev measure, each question among documents like the right one."""
 ANEW = 1_000_003
 """Between the seeds of two rounds: the second sees other listings."""
 
@@ -73,7 +75,8 @@ class SmallWorld:
         n_dev: int = 100,
     ) -> None:
         self.folder, self.plan, self.report = folder, plan, report
-        self.dev = studies.asked(world.documents(world.TRAINED, "dev", n_dev))
+        documents = list(world.documents(world.TRAINED, "dev", 10 * n_dev))
+        self.dev, self.among = studies.asked(documents[:n_dev]), studies.among(documents, N_AMONG, n_dev)
 
     def path(self, part: str) -> Path:
         """Of the file of a part: "reader", or one of :data:`PARTS`."""
@@ -180,9 +183,12 @@ class SmallWorld:
 
         def measure() -> dict[str, float]:
             asks = HFReader(reader, tokenizer, max_batch=32)
-            exact = partial(exact_match, asks, self.dev, max_new_tokens=4)
-            found = {} if lesson in PARTS else {"text": exact()}
-            return found | {part: exact(summarize=w.summarize) for part, w in self._anew(writers).items()}
+            exact = partial(exact_match, asks, max_new_tokens=4)
+            found = {} if lesson in PARTS else {"text": exact(self.dev), f"text, {N_AMONG} passages": exact(self.among)}
+            for part, w in self._anew(writers).items():
+                found[part] = exact(self.dev, summarize=w.summarize)
+                found[f"{part}, {N_AMONG} passages"] = exact(self.among, summarize=w.summarize)
+            return found
 
         return train_soft(
             reader,

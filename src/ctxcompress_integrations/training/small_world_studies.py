@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,29 @@ N_TELLINGS = 2
 def asked(documents: Iterable[Document]) -> list[Example]:
     """One question of each document, in turn of its facts."""
     return [one.examples[i % len(one.examples)] for i, one in enumerate(documents)]
+
+
+def among(documents: Sequence[Document], n: int, n_asked: int) -> list[Example]:
+    """The first questions of :func:`asked`, each with ``n - 1`` other documents around the right one, of the same
+    domain and with names like its own: what an index finds together.
+    """
+    return [_among(i, example, documents, n) for i, example in enumerate(asked(documents[:n_asked]))]
+
+
+def _among(i: int, example: Example, documents: Sequence[Document], n: int) -> Example:
+    draw, right = random.Random(f"among/{i}/{n}"), documents[i]
+    others = [one for one in documents if one.domain == right.domain and one.id != right.id]
+    draw.shuffle(others)
+    others.sort(key=lambda one: -_alike(one, right))
+    shown = [*others[: n - 1], right]
+    draw.shuffle(shown)
+    return replace(example, passages=tuple(one.passage for one in shown), marked=())
+
+
+def _alike(one: Document, other: Document) -> int:
+    """Words that their names share."""
+    first, second = ({word for fact in each.facts for word in fact.name.split()} for each in (one, other))
+    return len(first & second)
 
 
 def listings(reader: Any, tokenizer: Any) -> list[Study]:
@@ -67,9 +91,15 @@ def documents(reader: Any, tokenizer: Any, *, n_tellings: int = 0, both_ways: bo
             splicer.count(one.text),
             (*((e.question, e.answers[0]) for e in one.examples), *(_by_value(one) if both_ways else [])),
             tuple(one.listed(number) for number in range(n_tellings)),
+            _shelf(i, one),
         )
-        for one in chain(short, rest)
+        for i, one in enumerate(chain(short, rest))
     ]
+
+
+def _shelf(i: int, one: Document) -> str:
+    """Of a domain's documents whose entities share the first or the second word of their names, in turn."""
+    return f"{one.domain}/{one.facts[0].name.split()[i % 2]}"
 
 
 def _by_value(one: Document) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from ctxcompress_integrations.hf.borrow import base_of
 from ctxcompress_integrations.hf.packed import Packed, packed_states
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
-from ctxcompress_integrations.training.lessons import KINDS, Lesson, Script, Shown, script_of
+from ctxcompress_integrations.training.lessons import KINDS, Lesson, Shown
+from ctxcompress_integrations.training.script import Script, script_of
 
 
 class Teaching(nn.Module):

@@ -107,6 +107,29 @@ def test_exact_match_knows_right_from_wrong():
     assert exact_match(Knows(), [replace(examples[0], answers=("nobody",)), *examples[1:]]) == pytest.approx(2 / 3)
 
 
+def test_documents_that_are_found_together_resemble_each_other():
+    documents = list(world.documents(world.TRAINED, "dev", 1000))
+    found = small_world_studies.among(documents, 3, 50)
+    assert found == small_world_studies.among(documents, 3, 50)
+    of = {one.id: one for one in documents}
+    places = []
+    for right, example in zip(documents, found, strict=False):
+        ids = [passage.id for passage in example.passages]
+        assert len(set(ids)) == 3
+        assert {of[i].domain for i in ids} == {right.domain}
+        words = {word for fact in right.facts for word in fact.name.split()}
+        assert all(words & set(" ".join(fact.name for fact in of[i].facts).split()) for i in ids)
+        assert example.question in {one.question for one in right.examples}
+        places.append(ids.index(right.id))
+    assert set(places) == {0, 1, 2}
+
+    class Sees:
+        def generate_many(self, prompts, max_new_tokens):
+            return [str(sum("[3] " in part for part in prompt if isinstance(part, str))) for prompt in prompts]
+
+    assert exact_match(Sees(), [replace(one, answers=("1",)) for one in found]) == 1.0
+
+
 def test_questions_go_both_ways_where_only_one_name_fits(monkeypatch):
     for size in ("N_BEGINNINGS", "N_SHORT", "N_DOCUMENTS"):
         monkeypatch.setattr(small_world_studies, size, 30)

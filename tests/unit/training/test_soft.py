@@ -19,18 +19,9 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_small_world
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
-from ctxcompress_integrations.training.lessons import (
-    REPEAT,
-    Lesson,
-    Mix,
-    Shown,
-    Study,
-    Task,
-    lessons,
-    script_of,
-    studies_of,
-)
+from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons, studies_of
 from ctxcompress_integrations.training.loop import TrainingError, finish
+from ctxcompress_integrations.training.script import script_of
 from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
 from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 from ctxcompress_integrations.training.teaching import Teaching
@@ -342,6 +333,37 @@ def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
                 assert f"{lesson.passages[0].text} {task.answer}" in {study.text for study in made}
             else:
                 assert any(task.answer in passage.text for passage in lesson.passages)
+
+
+def test_a_prompt_shows_one_shelf_and_asks_nothing_that_two_of_its_passages_answer():
+    shelved = [
+        Study(
+            f"{shelf}{i} has {i}.",
+            4,
+            ((f"What has {shelf}{i}?", str(i)), (f"Who has {i // 2}?", f"{shelf}{i}")),
+            shelf=shelf,
+        )
+        for shelf in "ab"
+        for i in range(8)
+    ]
+    loose = [Study(f"c{i} has {i}.", 4, ((f"What has c{i}?", str(i)),)) for i in range(8)]
+    mix = Mix(autoencode=0.0, n_passages=4, n_questions=2)
+    steps = [lessons([*shelved, *loose], mix, batch=12, draw=random.Random(i)) for i in range(60)]
+    of = {study.text: study for study in (*shelved, *loose)}
+    for step in steps:
+        size = len(step[0].passages)
+        assert len(step) == 12 // size, "as many passages in every step"
+        for lesson in step:
+            shown = [of[passage.text] for passage in lesson.passages]
+            assert len({study.text for study in shown}) == len(shown) == size
+            asked = [question for study in shown for question, _ in study.questions]
+            assert sorted(task.question for task in lesson.tasks) == sorted(set(asked)), "all of them are asked about"
+            assert any(len({study.shelf for study in shown}) == 1 or not study.shelf for study in shown)
+    assert {len(step[0].passages) for step in steps} == {1, 2, 3, 4}
+    places = [[of[p.text].shelf for p in lesson.passages] for step in steps for lesson in step]
+    assert sum(len(one) > 1 and set(one) == {"a"} for one in places) > 10
+    (alone,) = lessons(loose[:3], Mix(autoencode=0.0, n_passages=9), batch=2, draw=random.Random(3))
+    assert len(alone.passages) == 2, "no more than a batch has"
 
 
 def test_of_several_ratios_every_step_draws_one(tmp_path, monkeypatch):

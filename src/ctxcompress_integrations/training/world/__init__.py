@@ -55,6 +55,11 @@ class Document:
     facts: tuple[Fact, ...]
 
     @property
+    def domain(self) -> str:
+        """Of which it is."""
+        return self.id.split("-")[0]
+
+    @property
     def passage(self) -> Passage:
         """For an index."""
         return Passage(self.id, self.text)
