@@ -12,7 +12,7 @@ from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import around
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, SummaryVectors
 from ctxcompress_integrations.text.parts import Part
-from ctxcompress_integrations.training.lessons import Lesson
+from ctxcompress_integrations.training.lessons import Lesson, Task
 
 
 class Script(NamedTuple):
@@ -41,6 +41,25 @@ def script_of(lesson: Lesson, splicer: Splicer, prompt: str) -> Script:
     answers = [splicer.answer(task.answer) for task in lesson.tasks]
     endings = [[*ids[n_shared:], *answer] for ids, answer in zip(prompts, answers, strict=True)]
     return Script(prompts[0][:n_shared], endings, list(map(len, answers)))
+
+
+def fitted(script: Script, tasks: Sequence[Task], limit: int) -> Script:
+    """The script in no more than ``limit`` positions: a passage that is given back ends where they end.
+
+    Raises:
+        ValueError: an answer to a question, or a prompt alone, takes more.
+    """
+    room, endings, counts = limit - len(script.beginning), [], []
+    for task, ending, n in zip(tasks, script.endings, script.n_answers, strict=True):
+        n_over = max(0, len(ending) - room)
+        if n_over >= n or (n_over and task.kind == "answer"):
+            raise ValueError(
+                f"a prompt with its answer takes {n_over} positions more than the reader has: give shorter or fewer "
+                f"passages (asked: {task.question!r})"
+            )
+        endings.append(ending[: len(ending) - n_over])
+        counts.append(n - n_over)
+    return Script(script.beginning, endings, counts)
 
 
 def arranged(passages: Iterable[str | SummaryVectors]) -> list[Part]:

@@ -14,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.borrow import base_of
 from ctxcompress_integrations.hf.packed import Packed, packed_states
+from ctxcompress_integrations.hf.positions import position_limit
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training.lessons import KINDS, Lesson, Shown
-from ctxcompress_integrations.training.script import Script, script_of
+from ctxcompress_integrations.training.script import Script, fitted, script_of
 
 
 class Teaching(nn.Module):
@@ -61,19 +62,22 @@ class Teaching(nn.Module):
             distil: 0 leaves that loss, and the forward that it costs, out.
             imitator: learns to write what ``summarizer`` writes; a reader that learns nothing reads nothing meanwhile.
 
+        Passages that are asked for themselves are given back as far as the reader's positions reach.
+
         Raises:
-            ValueError: the two write another number of vectors.
+            ValueError: the two write another number of vectors; a question with its answer takes more positions than
+                the reader has.
         """
         if imitator is not None and summarizer is not None:
             losses = {"imitate": self._distance(lessons, summarizer, imitator)}
             learns = any(parameter.requires_grad for parameter in self.reader.parameters())
             return losses | (self(lessons, summarizer, distil) if learns else {})
-        scripts = [script_of(lesson, self.splicer, self.prompt) for lesson in lessons]
         texts = list(dict.fromkeys(p.text for lesson in lessons for p in lesson.passages if p.as_vectors))
         vectors: Mapping[str, Tensor] = {}
         if texts and summarizer is not None:
             made = self._run(summarizer.written, texts)
             vectors = dict(zip(texts, made, strict=True))
+        scripts = [self._script(lesson, vectors) for lesson in lessons]
         logits = self._logits(lessons, scripts, vectors)
         targets = torch.tensor([t for script in scripts for t in _answers(script)], device=logits.device)
         kinds = [task.kind for lesson in lessons for task in lesson.tasks]
@@ -106,8 +110,13 @@ class Teaching(nn.Module):
         only = [replace(x, tasks=tuple(t for t in x.tasks if t.kind == "answer")) for x in lessons]
         full = [replace(x, passages=tuple(Shown(p.text, False) for p in x.passages)) for x in only if x.tasks]
         with torch.no_grad():
-            taught = self._logits(full, [script_of(x, self.splicer, self.prompt) for x in full], {})
+            taught = self._logits(full, [self._script(x, {}) for x in full], {})
         return F.kl_div(logits.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean")
+
+    def _script(self, lesson: Lesson, vectors: Mapping[str, Tensor]) -> Script:
+        script, limit = script_of(lesson, self.splicer, self.prompt), position_limit(base_of(self.reader))
+        n_more = sum(len(vectors[p.text]) - 1 for p in lesson.passages if p.as_vectors)  # than a place held open
+        return script if limit is None else fitted(script, lesson.tasks, limit - n_more)
 
     def _logits(self, lessons: Sequence[Lesson], scripts: Sequence[Script], vectors: Mapping[str, Tensor]) -> Tensor:
         """float32 ``[n, v]``: one row per token of all answers, in order."""

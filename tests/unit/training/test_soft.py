@@ -21,7 +21,7 @@ from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons, studies_of
 from ctxcompress_integrations.training.loop import TrainingError, finish
-from ctxcompress_integrations.training.script import script_of
+from ctxcompress_integrations.training.script import fitted, script_of
 from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
 from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 from ctxcompress_integrations.training.teaching import Teaching
@@ -364,6 +364,45 @@ def test_a_prompt_shows_one_shelf_and_asks_nothing_that_two_of_its_passages_answ
     assert sum(len(one) > 1 and set(one) == {"a"} for one in places) > 10
     (alone,) = lessons(loose[:3], Mix(autoencode=0.0, n_passages=9), batch=2, draw=random.Random(3))
     assert len(alone.passages) == 2, "no more than a batch has"
+
+
+def test_a_passage_is_given_back_as_far_as_positions_reach_and_an_answer_that_does_not_fit_is_named():
+    model, tokenizer = tiny_small_world()
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    (study,) = studies(splicer, 1)
+    passage = (Shown(study.text, False),)
+    asked, again = Task("answer", *study.questions[0]), Task("autoencode", REPEAT, study.text)
+    whole = script_of(Lesson(passage, (asked, again)), splicer, PROMPT)
+    n_whole = len(whole.beginning) + max(map(len, whole.endings))
+    assert fitted(whole, (asked, again), n_whole) == whole
+    cut = fitted(whole, (asked, again), n_whole - 3)
+    assert cut.beginning == whole.beginning
+    assert cut.endings == [whole.endings[0], whole.endings[1][:-3]]
+    assert cut.n_answers == [whole.n_answers[0], whole.n_answers[1] - 3]
+    model.config.max_position_embeddings = n_whole - 3
+    losses = Teaching(model, splicer, prompt=PROMPT)([Lesson(passage, (asked, again))], None)
+    assert losses.keys() == {"answer", "autoencode"}
+    with pytest.raises(ValueError, match="1 positions more"):
+        fitted(whole, (asked, again), len(whole.beginning) + len(whole.endings[0]) - 1)
+    only = script_of(Lesson(passage, (again,)), splicer, PROMPT)
+    with pytest.raises(ValueError, match="positions more"):
+        fitted(only, (again,), len(only.beginning) + len(only.endings[0]) - only.n_answers[0])
+
+
+def test_passages_longer_than_half_of_the_positions_are_trained_on(tmp_path):
+    torch.manual_seed(0)
+    model, tokenizer = tiny_small_world()
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    limit = model.config.max_position_embeddings
+    long = " ".join(["the red fox and the dog"] * (limit // 12))
+    made = [
+        Study(f"{i} {long}", splicer.count(f"{i} {long}"), ((f"What is number {i}?", "red fox"),)) for i in range(4)
+    ]
+    assert limit // 2 < made[0].n_tokens < limit
+    summarizer = SUMMARIZERS["pooled"](model, tokenizer)
+    stages = (Stage(2, Mix(autoencode=1.0), ratio=1),)
+    seen = train_soft(model, tokenizer, made, tmp_path / "a", recipe(stages=stages, batch=2), summarizers=[summarizer])
+    assert seen.step == 2
 
 
 def test_of_several_ratios_every_step_draws_one(tmp_path, monkeypatch):
