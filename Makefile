@@ -50,7 +50,7 @@ format: $(VENV)/.stamp-dev  ## let ruff mend and format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.stamp-run  ## every benchmark, minutes each; JSON into benchmarks/results, an error where a target is missed
+bench: $(VENV)/.stamp-run  ## every benchmark but infor-coef, minutes each; JSON into benchmarks/results, an error where a target is missed
 	@mkdir -p benchmarks/results
 	@status=0; for name in $(BENCHES); do \
 		echo "ctxcompress bench $$name"; \

@@ -35,7 +35,8 @@ def load_compressor(
         model: model name or folder; the scorer's default when None. For built objects construct the scorer:
             ``TextCompressor(Quito(model, tokenizer))``.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" (bf16 where the device computes in it), "float32", "bfloat16", "float16".
+        dtype: "auto" (bf16 where the device computes in it; ``mini`` is in float32 on a GPU), "float32", "bfloat16",
+            "float16".
         layer: the layer whose attention is read (``quito``, ``quito_x``); negative counts from the last.
         weights: a trained file for ``mini``, instead of the shipped one, or for ``probe``, which needs one.
         long_input: how ``quito`` and ``probe`` read a passage beyond their model's window: in overlapping windows, or

@@ -68,7 +68,7 @@ def mini_fast(
     device: o.Device = "auto",
 ) -> None:
     """Cut heads and neurons out of trained weights and teach what is left to score as they do, or go on where an
-    interrupted run with the same arguments stopped. About an hour on two CPU cores.
+    interrupted run with the same arguments stopped. About an hour on one CPU core.
     """
     from ctxcompress_integrations.training.mini_fast import Recipe, train_mini_fast
 

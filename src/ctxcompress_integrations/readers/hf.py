@@ -51,7 +51,8 @@ class HFReader(Reader):
             without vectors is read without any.
         template: None for the chat template (no frame when there is none), "plain" for no frame, as LLoCO's readers
             were trained.
-        max_tokens: positions of prompt and answer together; None for what the model was trained on.
+        max_tokens: positions of prompt and answer together; None for what the model was trained on, or its
+            rope scaling stretches that to.
         max_batch: prompts that one forward may hold.
 
     Raises:

@@ -19,7 +19,7 @@ MAX_WORD = 64
 MAX_SENTENCE = 1000
 """Characters after which a "sentence" (a table, a log, text without punctuation) is cut at lines, then at words."""
 MIN_CLAUSE = 60
-"""Characters that a Thai, Lao or Khmer clause needs before a single space ends it: those scripts have no full stop."""
+"""Characters that a Thai, Lao, Khmer or Burmese clause needs before a single space ends it: most have no full stop."""
 
 _RUN = regex.compile(r"\S+(?:\s\p{M}\S*)*")  # a combining mark belongs to the space before it: no cut between
 _BOUNDARY = regex.compile(r"(?w)\b")
