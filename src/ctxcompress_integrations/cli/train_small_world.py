@@ -16,7 +16,7 @@ def small_world(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for weights, curves and checkpoints.")],
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Make a small reader and its summarizers, from MiniLM and documents that are invented on the way. Eighty minutes
+    """Make a small reader and its summarizers, from MiniLM and documents that are invented on the way. Two hours
     on two CPU cores. An interrupted run goes on.
     """
     from ctxcompress_integrations._progress import progress_bar

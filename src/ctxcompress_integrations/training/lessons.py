@@ -7,6 +7,7 @@ reads the vectors in the place where they will stand.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,6 +79,7 @@ class Mix:
         n_passages: that a prompt shows at most, of one shelf where they have one; each step draws how many. A step's
             passages are as many, so the more a prompt shows, the fewer prompts a step has.
         text_share: of the passages that travel as text.
+        max_text: tokens of the passages that a prompt shows as text; those beyond travel as vectors. None for all.
         max_tokens: of the passages; None for all.
     """
 
@@ -87,6 +89,7 @@ class Mix:
     n_questions: int = 8
     n_passages: int = 1
     text_share: float = 0.0
+    max_text: int | None = None
     max_tokens: int | None = None
 
 
@@ -170,21 +173,27 @@ def _shares(mix: Mix) -> tuple[float, ...]:
 
 
 def _lesson(study: Study, beside: Sequence[Study], size: int, kind: Kind, mix: Mix, draw: random.Random) -> Lesson:
-    def shown(text: str) -> Shown:
-        return Shown(text, draw.random() >= mix.text_share)
-
     if kind == "continue" and (words := study.text.split(" "))[7:]:
         cut = draw.randint(len(words) // 3, len(words) - 2)
         begun, rest = " ".join(words[:cut]), " ".join(words[cut:])
-        return Lesson((shown(begun),), (Task("continue", CONTINUE, rest),))
+        return Lesson(_shown([study._replace(text=begun)], mix, draw), (Task("continue", CONTINUE, rest),))
     if kind == "retell" and study.tellings:
-        return Lesson((shown(study.text),), (Task("retell", RETELL, draw.choice(study.tellings)),))
+        return Lesson(_shown([study], mix, draw), (Task("retell", RETELL, draw.choice(study.tellings)),))
     together = _together(study, beside, size, draw)
     asked = [draw.sample(one.questions, min(len(one.questions), mix.n_questions)) for one in together]
     tasks = [Task("answer", *pair) for pairs in asked for pair in pairs]
     if not tasks or kind == "autoencode":
         tasks.append(Task("autoencode", REPEAT, together[-1].text))
-    return Lesson(tuple(shown(one.text) for one in together), tuple(tasks))
+    return Lesson(_shown(together, mix, draw), tuple(tasks))
+
+
+def _shown(studies: Iterable[Study], mix: Mix, draw: random.Random) -> tuple[Shown, ...]:
+    shown, n_left = [], math.inf if mix.max_text is None else mix.max_text
+    for study in studies:
+        as_text = draw.random() < mix.text_share and study.n_tokens <= n_left
+        n_left -= study.n_tokens if as_text else 0
+        shown.append(Shown(study.text, not as_text))
+    return tuple(shown)
 
 
 def _together(study: Study, beside: Sequence[Study], size: int, draw: random.Random) -> list[Study]:

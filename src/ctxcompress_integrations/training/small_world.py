@@ -9,7 +9,8 @@ that questions need (which value belongs to which name). So the reader learns in
 3. *superposed*: the same from sums of two word vectors, then of three, up to those of a sentence, which nobody has to
    learn to write (:mod:`~ctxcompress_integrations.training.superposed`); a part of the passages stays text henceforth;
 4. *vectors*: the reader, and the summarizers whose encoder it is. They write such sums first, and questions ask for
-   names by their values, too: from questions for values alone they hardly learn the names that tell two entities apart;
+   names by their values, too: from questions for values alone they hardly learn the names that tell two entities apart.
+   In the end prompts show several passages that resemble each other, as those do that an index finds;
 5. *icae* and *icformer*: each on the reader as it is now, which learns no more. They write what its own summarizer
    writes first.
 
@@ -48,7 +49,7 @@ from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 
 ABOUT = "a demonstration on synthetic text: it knows a small invented world, and of nothing else can it be asked"
 """What every card says."""
-LEARNED, MOST_ROUNDS = 0.3, 4
+LEARNED, MOST_ROUNDS = 0.05, 4
 """Nats of a listing's answer, at most, where facts are told and not guessed (about 1), and how often that is tried."""
 N_AMONG = 3
 """Passages of the second dev measure, each question among documents like the right one."""

@@ -20,6 +20,8 @@ RANK = 32
 
 _TOLD = Mix(text_share=0.1, autoencode=0.0, retelling=0.4)
 _ASKED = replace(_TOLD, retelling=0.15)
+_AMONG = replace(_TOLD, retelling=0.1, n_questions=5, text_share=0.3, max_text=300)
+_RATIOS = (RATIO, RATIO, TIGHT)
 _LIKE: dict[str, float] = dict.fromkeys((*KINDS, "imitate"), 1.0)
 
 
@@ -32,7 +34,8 @@ class Plan:
     text: int = 450
     superposed: int = 320
     imitated: int = 150
-    vectors: int = 650
+    vectors: int = 400
+    several: int = 600
     icae: int = 350
     icformer: int = 500
     batch: int = 16
@@ -55,13 +58,13 @@ class Plan:
         return Recipe((Stage(self.copying, copying), Stage(self.telling, telling)), reader_lr=3e-4, decay=0.1)
 
     def _text(self) -> Recipe:
-        one, several = (Mix(text_share=1.0, autoencode=0.05, n_questions=6, n_passages=n) for n in (1, 3))
+        one = Mix(text_share=1.0, autoencode=0.05, n_questions=6)
         weights = {"answer": 1.0, "autoencode": 0.3}
-        short, long, many = (round(self.text * share) for share in (0.1, 0.7, 0.2))
+        short, long, many = (round(self.text * share) for share in (0.1, 0.25, 0.65))
         stages = (
             Stage(short, replace(one, max_tokens=64), weights=weights),
             Stage(long, one, weights=weights),
-            Stage(many, several, weights=weights),
+            Stage(many, replace(one, n_passages=4), weights=weights),
         )
         return Recipe(stages, reader_lr=2e-4, decay=0.3)
 
@@ -71,13 +74,14 @@ class Plan:
         return Recipe(stages, reader_lr=3e-4, decay=0.1)
 
     def _vectors(self) -> Recipe:
-        several = replace(_ASKED, n_passages=3)
+        few, many = (replace(_AMONG, n_passages=n) for n in (4, 8))
         stages = (
             Stage(self.imitated, _TOLD, weights=_LIKE),
-            Stage(round(self.vectors * 0.7), _ASKED),
-            Stage(round(self.vectors * 0.3), several, (RATIO, RATIO, TIGHT)),
+            Stage(self.vectors, _ASKED),
+            Stage(self.several // 3, few, _RATIOS),
+            Stage(self.several - self.several // 3, many, _RATIOS),
         )
-        return Recipe(stages, lr=2e-3, reader_lr=3e-4, decay=0.4)
+        return Recipe(stages, lr=2e-3, reader_lr=3e-4, decay=self.several / sum(stage.steps for stage in stages))
 
     def _icae(self) -> Recipe:
         return self._alone(self.icae)
@@ -86,9 +90,8 @@ class Plan:
         return self._alone(self.icformer)
 
     def _alone(self, steps: int) -> Recipe:
-        ratios = (RATIO, RATIO, TIGHT)
         stages = (
-            Stage(round(steps * 0.4), _ASKED, ratios, weights=_LIKE),
-            Stage(round(steps * 0.6), _ASKED, ratios),
+            Stage(round(steps * 0.4), _ASKED, _RATIOS, weights=_LIKE),
+            Stage(round(steps * 0.6), _ASKED, _RATIOS),
         )
         return Recipe(stages, lr=1e-3, decay=0.4)

@@ -17,7 +17,7 @@ from ctxcompress_integrations.training.loop import TrainingError
 from ctxcompress_integrations.training.small_world_plan import PARTS, Plan
 
 pytestmark = pytest.mark.skipif(mini_folder() is None, reason="the extra 'offline' is not installed")
-SHORT = Plan(copying=1, telling=1, text=2, superposed=8, imitated=2, vectors=4, icae=2, icformer=2, batch=2)
+SHORT = Plan(copying=1, telling=1, text=2, superposed=8, imitated=2, vectors=2, several=2, icae=2, icformer=2, batch=2)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -333,6 +334,22 @@ def test_lessons_are_decided_by_the_draw_and_show_what_the_mix_says():
                 assert f"{lesson.passages[0].text} {task.answer}" in {study.text for study in made}
             else:
                 assert any(task.answer in passage.text for passage in lesson.passages)
+
+
+def test_a_prompt_shows_as_much_text_as_the_mix_allows():
+    made = [Study(f"p{i}", 10 + i % 3, ((f"q{i}", "a"),)) for i in range(30)]
+    n_tokens = {study.text: study.n_tokens for study in made}
+    mix = Mix(autoencode=0.0, n_passages=8, text_share=0.8)
+
+    def text_of(mix):
+        drawn = [lesson for i in range(40) for lesson in lessons(made, mix, batch=8, draw=random.Random(i))]
+        return [[n_tokens[p.text] for p in lesson.passages if not p.as_vectors] for lesson in drawn]
+
+    bounded = text_of(replace(mix, max_text=25))
+    assert max(map(sum, text_of(mix))) > 60
+    assert {len(shown) for shown in bounded} == {0, 1, 2}
+    assert max(map(sum, bounded)) <= 25
+    assert not any(text_of(replace(mix, max_text=9))), "none is cut"
 
 
 def test_a_prompt_shows_one_shelf_and_asks_nothing_that_two_of_its_passages_answer():
