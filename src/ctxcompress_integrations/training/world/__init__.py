@@ -56,7 +56,7 @@ class Document:
 
     @property
     def domain(self) -> str:
-        """Of which it is."""
+        """Name of the domain that it is from."""
         return self.id.split("-")[0]
 
     @property
