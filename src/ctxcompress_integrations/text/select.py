@@ -57,7 +57,8 @@ def select_within(
     n_fixed = 0 if is_hard or not ranked else 1
     queue = ranked[:n_fixed] + forced + ranked[n_fixed:]
     selection = Selection(passages, meter, joiner)
-    is_too_long = is_hard and ranked and not forced and selection.cost(ranked[0]) > budget
+    may_cut = is_hard and unit != "phrase"  # a phrase is a word
+    is_too_long = may_cut and ranked and not forced and selection.cost(ranked[0]) > budget
     if is_too_long and _cut(selection, ranked[:MAX_TRIES], budget):
         return selection.masks  # better a part of the best unit than a lesser one whole
     taken, overflow = _fill(selection, queue, budget, n_fixed, stops=unit == "dynamic")
@@ -66,7 +67,7 @@ def select_within(
         _cut(selection, [overflow], budget)
     elif unit != "dynamic":
         _top_up(selection, queue, taken, budget)
-    if is_hard and not any(mask.any() for mask in selection.masks):
+    if may_cut and not any(mask.any() for mask in selection.masks):
         _cut(selection, ranked[:MAX_TRIES], budget)
     return selection.masks
 
@@ -145,22 +146,34 @@ def _top_up(selection: Selection, queue: Sequence[Unit], taken: list[Unit], budg
 
 
 def _cut(selection: Selection, units: Sequence[Unit], budget: int) -> bool:
-    """Keep the largest window of words that fits, in the first unit that has room for one; True when there was one."""
+    """Keep the best run of words that fits, of the first unit that has one; True when there was one."""
     for unit in units:
-        low, high = 0, unit.last - unit.first
-        while low < high:  # the count grows with the window, up to a token: bisect for the largest that fits
-            middle = (low + high + 1) // 2
-            fits = selection.would_fit(_window(selection, unit, middle), budget)
-            low, high = (middle, high) if fits else (low, middle - 1)
-        if low:
-            selection.flip(_window(selection, unit, low), on=True)
+        costs = [selection.cost(Unit(unit.passage, i, i + 1, unit.score)) for i in range(unit.first, unit.last)]
+        room, best, seen = budget - selection.n_tokens(), None, set[Unit]()
+        while (run := _run(selection, unit, costs, room)) is not None and run not in seen:
+            seen.add(run)
+            spare = budget - selection.n_tokens_with(run)
+            if spare >= 0:
+                best = run
+            elif best is not None:
+                break  # the last one that fitted is as good as it gets
+            room += spare if spare >= 0 else spare - len(seen)  # counted alone, words cost a little more or less
+        if best is not None:
+            selection.flip(best, on=True)
             return True
     return False
 
 
-def _window(selection: Selection, unit: Unit, n_words: int) -> Unit:
-    """The run of ``n_words`` words of the unit with the highest sum of scores; the first one among equals."""
+def _run(selection: Selection, unit: Unit, costs: Sequence[int], room: int) -> Unit | None:
+    """The run of the unit's words, costing at most ``room`` tokens, whose tokens' scores have the highest sum above the
+    unit's lowest; the first one among equals.
+    """
     scores = selection.passages[unit.passage].scores[unit.first : unit.last].astype(np.float64)
-    sums = np.convolve(scores, np.ones(n_words), mode="valid")
-    first = unit.first + int(np.argmax(sums))
-    return Unit(unit.passage, first, first + n_words, unit.score)
+    spent = np.append(0, np.cumsum(costs))
+    worth = np.append(0, np.cumsum((scores - scores.min()) * costs))
+    ends = np.searchsorted(spent, spent[:-1] + room, side="right") - 1
+    starts = np.flatnonzero(ends > np.arange(len(scores)))
+    if not len(starts):
+        return None
+    first = int(starts[np.argmax((worth[ends] - worth[:-1])[starts])])
+    return Unit(unit.passage, unit.first + first, unit.first + int(ends[first]), unit.score)

@@ -87,9 +87,9 @@ class Selection:
         lead = " " if start and passage.text[start - 1].isspace() else ""
         return self.meter.count(lead + passage.text[start:end])
 
-    def would_fit(self, unit: Unit, budget: int) -> bool:
-        """Whether the exact count stays within ``budget`` when the unit is kept, too."""
+    def n_tokens_with(self, unit: Unit) -> int:
+        """Exact tokens when the unit is kept, too."""
         before = self.flip(unit, on=True)
-        fits = self.n_tokens() <= budget
+        n_tokens = self.n_tokens()
         self.restore(unit, before)
-        return fits
+        return n_tokens

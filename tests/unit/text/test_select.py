@@ -1,0 +1,61 @@
+"""Cutting a unit that does not fit: the best run of its words, against every run there is."""
+
+import numpy as np
+import pytest
+
+from ctxcompress_integrations.text.budget import Meter
+from ctxcompress_integrations.text.select import select_within
+from ctxcompress_integrations.text.selection import ScoredWords
+
+
+def sentence(sizes, scores):
+    """One sentence of words so many letters long."""
+    text = " ".join("x" * size for size in sizes)
+    ends = np.cumsum(np.array(sizes) + 1) - 1
+    words = np.stack([ends - sizes, ends], axis=1)
+    scores = np.asarray(scores, dtype=np.float32)
+    return ScoredWords(text, words, np.array([0]), scores[None], scores)
+
+
+def kept(passage, budget, *, fee=0, **options):
+    """Under a token for every letter, and a fee for every text; spaces cost nothing."""
+    settings = {"unit": "sentence", "protect": (), "joiner": " ", "is_hard": True, **options}
+    (mask,) = select_within([passage], budget, meter=Meter(lambda text: len(text.replace(" ", "")) + fee), **settings)
+    return mask
+
+
+def best_run(sizes, scores, budget):
+    """First and last word of the run with the highest sum of letters' scores above the lowest, by trying them all."""
+    worth = (np.float32(scores) - np.float32(scores).min()) * sizes
+    runs = [(i, j) for i in range(len(sizes)) for j in range(i + 1, len(sizes) + 1) if sum(sizes[i:j]) <= budget]
+    return max(runs, key=lambda run: (worth[slice(*run)].sum(), -run[0], run[1]), default=None)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_unit_that_does_not_fit_is_cut_to_its_best_run(seed):
+    rng = np.random.default_rng(seed)
+    sizes, scores = rng.integers(1, 30, size=12).tolist(), rng.normal(size=12).tolist()
+    for budget in range(1, sum(sizes)):
+        found, expected = np.flatnonzero(kept(sentence(sizes, scores), budget)), best_run(sizes, scores, budget)
+        assert (found.min(), found.max() + 1) == expected if len(found) else expected is None, budget
+
+
+def test_a_word_that_never_fits_does_not_stand_in_the_way():
+    around_it = sentence([4, 4, 60, 4, 4], [0.1, 0.2, 0.9, 0.3, 0.1])
+    for budget in range(4, 60):
+        assert kept(around_it, budget).tolist() == [False, False, False, True, budget >= 8]
+    assert kept(around_it, 64).tolist() == [False, False, True, True, False]
+
+
+def test_phrases_take_every_word_that_fits():
+    passage = sentence([4, 4, 60, 4, 4], [0.1, 0.2, 0.9, 0.3, 0.1])
+    assert kept(passage, 12, unit="phrase").tolist() == [True, True, False, True, False]
+
+
+def test_what_words_cost_together_decides():
+    sizes, scores = [5, 3, 8, 2, 6, 4], [0.2, 0.5, 0.4, 0.1, 0.6, 0.3]
+    for budget in range(4, 30):
+        found = np.flatnonzero(kept(sentence(sizes, scores), budget, fee=2))
+        assert sum(sizes[i] for i in found) + 2 <= budget
+        assert len(found), budget
+        assert budget - sum(sizes[i] for i in found) - 2 <= max(sizes)
