@@ -80,7 +80,7 @@ def ask(
     if html is not None:
         html.write_text(report_html([answer.result], question), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(answer_json(answer), ensure_ascii=False))
+        echo_json(answer_json(answer))
         return
     _show(answer)
 
@@ -142,6 +142,11 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         return found
     shares = [asdict(share) for share in answer.allocation.shares]
     return {**found, "answer": answer.text, "n_positions": answer.allocation.n_positions, "forms": shares}
+
+
+def echo_json(value: object) -> None:
+    """One line of JSON on standard output; half of a surrogate pair, which no UTF-8 can say, is spelled out."""
+    typer.echo(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 
 def result_json(result: CompressionResult) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ctxcompress_integrations.cli import options as o
-from ctxcompress_integrations.cli.ask import limits_of, result_json
+from ctxcompress_integrations.cli.ask import echo_json, limits_of, result_json
 from ctxcompress_integrations.records import Passage
 
 Request: TypeAlias = tuple[list[Passage | str], str]
@@ -54,10 +54,12 @@ def compress(
         for result in compressor.compress_many(requests[start : start + AT_ONCE]):
             if as_json:
                 found.append(result_json(result))
+            elif query is None:
+                echo_json(result_json(result))
             else:
-                typer.echo(result.text if query is not None else json.dumps(result_json(result), ensure_ascii=False))
+                typer.echo(result.text)
     if as_json:
-        typer.echo(json.dumps(found if query is None else found[0], ensure_ascii=False))
+        echo_json(found if query is None else found[0])
 
 
 def _read(file: Path | None) -> str:

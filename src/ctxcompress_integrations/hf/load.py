@@ -99,7 +99,8 @@ def load_trained(weights: Path, name: str = MINI, *, device: str = "auto", dtype
     target = resolve_device(device)
     chosen = resolve_dtype("float32" if dtype == "auto" and target.type != "cpu" else dtype, target)
     base, tokenizer = load_encoder(name, device="cpu", dtype="float32")
-    model, card = mini_weights.load(weights, base, name=name, base_sha256=weights_digest(base))
+    with _same_random_state():
+        model, card = mini_weights.load(weights, base, name=name, base_sha256=weights_digest(base))
     model.encoder.to(chosen)  # the heads stay in fp32
     return trained.TrainedEncoder(model.to(target).eval(), tokenizer, card=card)
 
@@ -115,7 +116,8 @@ def load_small_world(weights: Path, base: str = MINI, *, device: str = "auto", d
 
     target = resolve_device(device)
     encoder, tokenizer = load_encoder(base, device="cpu", dtype="float32")
-    model, _ = small_world.load(weights, encoder, tokenizer, base_sha256=weights_digest(encoder))
+    with _same_random_state():
+        model, _ = small_world.load(weights, encoder, tokenizer, base_sha256=weights_digest(encoder))
     return model.to(device=target, dtype=resolve_dtype(dtype, target)), tokenizer
 
 
@@ -180,6 +182,11 @@ def _load(auto: str, name: str, revision: str | None, device: str, dtype: str) -
             for kind, settings in (("AutoTokenizer", {}), (auto, {"dtype": chosen}))
         )
     return model.to(target).eval(), tokenizer
+
+
+def _same_random_state() -> Any:
+    """A block that leaves torch's generator as it was: weights that are replaced at once are drawn first."""
+    return require("torch", extra="torch").random.fork_rng(devices=[])
 
 
 @contextmanager

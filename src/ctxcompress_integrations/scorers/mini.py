@@ -141,7 +141,7 @@ class Mini(PairScorer):
         return [replace(relevance, weight=relevance.weight / (1 + share)) for relevance in mixed]
 
     def count_tokens(self, text: str) -> int:
-        return self._count(text)
+        return self._count(well_formed(text))
 
     def precompute(self, texts: Sequence[str], titles: Sequence[str] = ()) -> None:
         """Encode passages ahead of the questions about them; what fits ``cache_bytes`` is kept, the latest last."""

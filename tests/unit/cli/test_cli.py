@@ -132,6 +132,9 @@ def test_compress_plain_text_and_json_lines():
     answer = json.loads(lines.stdout)
     assert [p["id"] for p in answer["passages"]] == ["0", "x"]
     assert answer["passages"][0]["text"] == "The tower."
+    half = json.dumps({"query": "tower?", "passages": ["The \ud83d tower. Bananas."]})
+    lines = run("compress", "--method", "lexical", "--keep-ratio", 1.0, stdin=half)
+    assert json.loads(lines.stdout)["text"] == "The \ud83d tower. Bananas."
 
 
 def test_compress_many_requests_as_lines_or_as_one_document(tmp_path):

@@ -10,6 +10,8 @@ from transformers import BertConfig, BertModel
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.hf import mini_weights
 from ctxcompress_integrations.hf.digest import weights_digest
+from ctxcompress_integrations.hf.load import load_small_world, load_trained, shipped
+from ctxcompress_integrations.scorers.mini import SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,10 @@ def test_a_file_that_is_no_safetensors_is_refused(base, tmp_path, content):
         mini_weights.load(path, base, name="tiny", base_sha256="")
     with pytest.raises(WeightsMismatchError):
         mini_weights.load(tmp_path / "missing.safetensors", base, name="tiny", base_sha256="")
+
+
+@pytest.mark.parametrize("load", [lambda: load_trained(SHIPPED), lambda: load_small_world(shipped("reader"))])
+def test_loading_what_ships_draws_no_random_numbers(load):
+    before = torch.get_rng_state()
+    load()
+    assert torch.equal(torch.get_rng_state(), before)
