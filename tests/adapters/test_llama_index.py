@@ -12,7 +12,17 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import CustomLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import ImageNode, NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    ImageNode,
+    IndexNode,
+    MediaResource,
+    Node,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 
@@ -136,6 +146,24 @@ def test_nodes_without_text_pass(postprocessor):
     image = NodeWithScore(node=ImageNode(image_path="x.png", id_="image"), score=0.1)
     found = postprocessor.postprocess_nodes([*nodes(), image], query_str=QUERY)
     assert found[-1].node.node_id == "image" or found[-1].node.get_content() == ""
+
+
+def test_every_kind_of_node_with_text_is_compressed_and_keeps_its_kind(postprocessor):
+    image = MediaResource(data=b"aGk=", mimetype="image/png")
+    given = [
+        Document(text=TEXTS[0], id_="document"),
+        Node(text_resource=MediaResource(text=TEXTS[0]), image_resource=image, id_="node"),
+        ImageNode(text=TEXTS[0], image="aGk=", id_="image"),
+        IndexNode(text=TEXTS[0], index_id="elsewhere", id_="index"),
+        Node(image_resource=image, id_="no text"),
+    ]
+    before = [node.model_dump_json() for node in given]
+    found = [n.node for n in postprocessor.postprocess_nodes([NodeWithScore(node=n) for n in given], query_str=QUERY)]
+    assert [node.model_dump_json() for node in given] == before
+    assert [(type(node), node.node_id) for node in found] == [(type(node), node.node_id) for node in given]
+    assert {node.get_content() for node in found[:4]} == {"The tower is 330 metres tall."}
+    assert found[1].image_resource == image
+    assert found[4] == given[4]
 
 
 def test_missing_query_and_unknown_fields_are_errors(postprocessor):
