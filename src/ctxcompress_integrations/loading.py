@@ -99,12 +99,14 @@ class Shared(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """What was made for ``key``, or what ``make`` makes now."""
-        with self._lock:
-            found = self._found.get(key)
-            if found is None:
-                found = self._found[key] = make()
-            return found
+        """What was made for ``key``, at once, or what ``make`` makes now, one object after the other."""
+        found = self._found.get(key)
+        if found is None:
+            with self._lock:
+                found = self._found.get(key)
+                if found is None:
+                    found = self._found[key] = make()
+        return found
 
 
 _SCORERS: Shared[ModelKey, Scorer] = Shared()
@@ -121,18 +123,19 @@ class LazyCompressor:
         compressor: one that is built already.
     """
 
-    _loading: ClassVar[threading.Lock] = threading.Lock()
+    _making: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, key: ModelKey, options: OptionArguments, compressor: TextCompressor | None = None) -> None:
         self._key, self._options, self._compressor = key, options, compressor
 
     def get(self) -> TextCompressor:
-        """The compressor, loaded."""
-        with self._loading:
-            if self._compressor is None:
-                scorer = _SCORERS.get(self._key, partial(_load, self._key))
-                self._compressor = TextCompressor(scorer, **self._options)
-            return self._compressor
+        """The compressor, loaded; one that is loaded waits for no other."""
+        if self._compressor is None:
+            scorer = _SCORERS.get(self._key, partial(_load, self._key))
+            with self._making:
+                if self._compressor is None:
+                    self._compressor = TextCompressor(scorer, **self._options)
+        return self._compressor
 
     def around(self, compressor: TextCompressor) -> LazyCompressor:
         """The same configuration with a compressor that is built already."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -20,6 +22,7 @@ from ctxcompress_integrations.langchain import (
     ContextDocumentCompressor,
 )
 from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
 QUERY = "How tall is the tower?"
@@ -159,6 +162,28 @@ def test_weights_are_configuration(tmp_path):
     assert pickle.loads(pickle.dumps(made)).weights == made.weights
     with pytest.raises(WeightsMismatchError, match="mine.safetensors"):
         made.compress_documents(DOCUMENTS, QUERY)
+
+
+def test_what_is_loaded_waits_for_no_other_model(compressor, monkeypatch):
+    started, gate = threading.Event(), threading.Event()
+
+    def load(**_):
+        started.set()
+        gate.wait(30)
+        return Lexical()
+
+    monkeypatch.setattr(Mini, "load", load)
+    compressor.compress_documents(DOCUMENTS, QUERY)
+    another = ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(ContextDocumentCompressor(method="mini").compress_documents, DOCUMENTS, QUERY)
+        started.wait(10)
+        try:
+            for loaded in (compressor, another):
+                assert pool.submit(loaded.compress_documents, DOCUMENTS, QUERY).result(5)
+        finally:
+            gate.set()
+        assert slow.result(10)
 
 
 def test_a_decoder_reads_long_passages_as_the_fields_say(tmp_path):
