@@ -5,19 +5,22 @@ Both hosts bring pydantic; nothing below the adapters needs it, and only they im
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Literal, Self
 
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.loading import LazyCompressor, LongInput, ModelKey, check_key
-from ctxcompress_integrations.options import LIMITS, CompressionOptions, OptionArguments, Threshold, Unit
+from ctxcompress_integrations.options import CompressionOptions, Threshold, Unit
 
 OnError = Literal["raise", "passthrough"]
 
 
 class CompressorFields(BaseModel):
     """Plain configuration: pickled, copied and written as JSON with the component; the model loads on first use.
+
+    A field may be assigned, or changed in a copy: the next request goes by what the fields say then.
 
     Attributes:
         method: "mini", "quito", "quito_x", "probe", "lexical" or a registered name.
@@ -29,8 +32,10 @@ class CompressorFields(BaseModel):
         on_error: "passthrough" hands everything on as it came, with a logged warning, when compression fails.
 
     Raises:
-        ValueError: a field that no request could use, at construction.
+        ValueError: a field that no request could use, at construction and when it is assigned.
     """
+
+    model_config = ConfigDict(validate_assignment=True)
 
     method: str = "mini"
     model: str | None = None
@@ -49,26 +54,36 @@ class CompressorFields(BaseModel):
     drop_empty: bool = True
     on_error: OnError = "raise"
 
-    _lazy: LazyCompressor = PrivateAttr()
+    _lazy: LazyCompressor | None = PrivateAttr(default=None)
 
-    def model_post_init(self, context: Any, /) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         """Check the configuration; load nothing."""
+        self._options()
+        self._source()
+        return self
+
+    def _options(self) -> CompressionOptions:
+        """What the fields say of a request, now."""
+        options = CompressionOptions(
+            self.keep_ratio, self.token_budget, self.threshold, self.unit, self.protect, self.joiner
+        )
+        return options if options.has_limit else replace(options, keep_ratio=0.5)
+
+    def _source(self) -> LazyCompressor:
+        """Where the compressor comes from that the fields name, now."""
         key = ModelKey(
             self.method, self.model, self.device, self.dtype, self.layer, self.weights, self.long_input, self.fast
         )
-        check_key(key)
-        options: OptionArguments = {
-            "keep_ratio": self.keep_ratio,
-            "token_budget": self.token_budget,
-            "threshold": self.threshold,
-            "unit": self.unit,
-            "protect": self.protect,
-            "joiner": self.joiner,
-        }
-        if all(getattr(self, name) is None for name in LIMITS):
-            options["keep_ratio"] = 0.5
-        CompressionOptions().updated(options)
-        self._lazy = LazyCompressor(key, options)
+        if self._lazy is None or self._lazy.key != key:
+            check_key(key)
+            self._lazy = LazyCompressor(key)
+        return self._lazy
+
+    def _loaded(self) -> TextCompressor:
+        """The compressor that the fields describe, now; loads on first use."""
+        compressor = self._source().get()
+        return compressor.with_options(replace(self._options(), sigma=compressor.options.sigma))
 
     @classmethod
     def from_compressor(
@@ -76,5 +91,5 @@ class CompressorFields(BaseModel):
     ) -> Self:
         """Around a built compressor, with the options that it was built with. A pickle keeps the fields alone."""
         made = cls(**compressor.options.as_fields(), drop_empty=drop_empty, on_error=on_error)
-        made._lazy = made._lazy.around(compressor)
+        made._lazy = LazyCompressor(made._source().key, compressor)
         return made

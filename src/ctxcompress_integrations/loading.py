@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
@@ -109,43 +108,33 @@ class Shared(Generic[Key, Value]):
         return found
 
 
-_SCORERS: Shared[ModelKey, Scorer] = Shared()
+_COMPRESSORS: Shared[ModelKey, TextCompressor] = Shared()
 
 
 class LazyCompressor:
     """A compressor that loads on first use; components with the same model share it while one of them lives.
 
-    Pickles and copies carry the configuration alone: they load again, or share.
+    Pickles and copies carry the key alone: they load again, or share.
 
     Args:
         key: what to load.
-        options: the compressor's defaults.
-        compressor: one that is built already.
+        built: a compressor that is there already.
     """
 
-    _making: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self, key: ModelKey, options: OptionArguments, compressor: TextCompressor | None = None) -> None:
-        self._key, self._options, self._compressor = key, options, compressor
+    def __init__(self, key: ModelKey, built: TextCompressor | None = None) -> None:
+        self.key, self.built, self._compressor = key, built, built
 
     def get(self) -> TextCompressor:
         """The compressor, loaded; one that is loaded waits for no other."""
         if self._compressor is None:
-            scorer = _SCORERS.get(self._key, partial(_load, self._key))
-            with self._making:
-                if self._compressor is None:
-                    self._compressor = TextCompressor(scorer, **self._options)
+            self._compressor = _COMPRESSORS.get(self.key, lambda: TextCompressor(_load(self.key)))
         return self._compressor
 
-    def around(self, compressor: TextCompressor) -> LazyCompressor:
-        """The same configuration with a compressor that is built already."""
-        return LazyCompressor(self._key, self._options, compressor)
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LazyCompressor) and (self._key, self._options) == (other._key, other._options)
+        return isinstance(other, LazyCompressor) and self.built is other.built  # the key is the component's fields
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(self.built)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyCompressor, (self._key, self._options)
+        return LazyCompressor, (self.key,)

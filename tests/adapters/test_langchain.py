@@ -126,6 +126,41 @@ def test_configuration_is_checked_at_construction_and_survives_pickling(compress
             ContextDocumentCompressor(**fields)
 
 
+def test_the_fields_say_what_happens_however_they_were_set(compressor, monkeypatch):
+    def kept(component):
+        found = component.compress_documents(DOCUMENTS, QUERY)
+        return [d.page_content for d in found], found[0].metadata["ctxcompress"]["from_cache"]
+
+    few, most, words = (
+        ContextDocumentCompressor(method="lexical", **f).compress_documents(DOCUMENTS, QUERY)
+        for f in ({"keep_ratio": 0.1}, {"keep_ratio": 0.9}, {"token_budget": 3, "unit": "phrase"})
+    )
+    compressor.compress_documents(DOCUMENTS, QUERY)
+    monkeypatch.setattr(Lexical, "load", lambda **_: pytest.fail("the model is loaded already"))
+    assert kept(compressor.model_copy(update={"keep_ratio": 0.1})) == ([d.page_content for d in few], True)
+    copy = compressor.model_copy(update={"keep_ratio": None, "token_budget": 3, "unit": "phrase"}, deep=True)
+    assert kept(copy) == ([d.page_content for d in words], True)
+    compressor.keep_ratio = 0.9
+    assert kept(compressor) == ([d.page_content for d in most], True)
+    assert compressor == ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
+    with pytest.raises(ValueError, match="got 7"):
+        compressor.keep_ratio = 7
+    with pytest.raises(ValueError, match="got 7"):
+        compressor.model_copy(update={"keep_ratio": 7}).compress_documents(DOCUMENTS, QUERY)
+
+
+def test_another_model_is_another_compressor():
+    made = ContextDocumentCompressor(method="lexical", keep_ratio=0.4)
+    want = made.compress_documents(DOCUMENTS, QUERY)[0].page_content
+    made.method = "mini"
+    assert isinstance(made._loaded().scorer, Mini)
+    back = made.model_copy(update={"method": "lexical"})
+    assert back.compress_documents(DOCUMENTS, QUERY)[0].page_content == want
+    assert isinstance(made._loaded().scorer, Mini)
+    with pytest.raises(ValueError, match="nothing"):
+        made.method = "nothing"
+
+
 class Failing(Lexical):
     def score(self, requests):
         raise RuntimeError("out of memory")

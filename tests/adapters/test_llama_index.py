@@ -190,6 +190,16 @@ def test_configuration_survives_dict_json_and_pickle():
         assert [n.node.get_content() for n in copy.postprocess_nodes(nodes(), query_str=QUERY)] == want
 
 
+def test_an_assigned_field_counts_from_then_on():
+    made = ContextNodePostprocessor(method="lexical", keep_ratio=0.9)
+    made.postprocess_nodes(nodes(), query_str=QUERY)
+    made.keep_ratio = 0.1
+    want = ContextNodePostprocessor(method="lexical", keep_ratio=0.1).postprocess_nodes(nodes(), query_str=QUERY)
+    assert [n.text for n in made.postprocess_nodes(nodes(), query_str=QUERY)] == [n.text for n in want]
+    with pytest.raises(ValueError, match="got 7"):
+        made.keep_ratio = 7
+
+
 class Failing(Lexical):
     def score(self, requests):
         raise RuntimeError("out of memory")

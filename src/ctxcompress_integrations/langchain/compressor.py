@@ -54,7 +54,7 @@ class ContextDocumentCompressor(CompressorFields, BaseDocumentCompressor):
     def _compress(self, inputs: Mapping[str, Any]) -> list[Document]:
         documents, query = request_of(inputs)
         try:
-            result = self._lazy.get().compress(to_passages(documents), query)
+            result = self._loaded().compress(to_passages(documents), query)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is for on_error to judge
             return self._failed(documents, error)
         return from_result(documents, result, drop_empty=self.drop_empty)
@@ -62,7 +62,7 @@ class ContextDocumentCompressor(CompressorFields, BaseDocumentCompressor):
     async def _acompress(self, inputs: Mapping[str, Any]) -> list[Document]:
         documents, query = request_of(inputs)
         try:
-            compressor = await asyncio.to_thread(self._lazy.get)
+            compressor = await asyncio.to_thread(self._loaded)
             result = await compressor.acompress(to_passages(documents), query)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is for on_error to judge
             return self._failed(documents, error)

@@ -74,7 +74,7 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         passages = to_passages(nodes)
         with self._run(nodes, query_bundle) as run:
-            result = self._lazy.get().compress(list(passages.values()), run.query)
+            result = self._loaded().compress(list(passages.values()), run.query)
             run.finish(from_result(nodes, list(passages), result, drop_empty=self.drop_empty), result)
         return run.nodes
 
@@ -83,7 +83,7 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         passages = to_passages(nodes)
         with self._run(nodes, query_bundle) as run:
-            compressor = await asyncio.to_thread(self._lazy.get)
+            compressor = await asyncio.to_thread(self._loaded)
             result = await compressor.acompress(list(passages.values()), run.query)
             run.finish(from_result(nodes, list(passages), result, drop_empty=self.drop_empty), result)
         return run.nodes
