@@ -6,9 +6,9 @@ Both hosts bring pydantic; nothing below the adapters needs it, and only they im
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_serializer, model_validator
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.loading import LazyCompressor, LongInput, ModelKey, check_key
@@ -89,7 +89,29 @@ class CompressorFields(BaseModel):
     def from_compressor(
         cls, compressor: TextCompressor, *, drop_empty: bool = True, on_error: OnError = "raise"
     ) -> Self:
-        """Around a built compressor, with the options that it was built with. A pickle keeps the fields alone."""
+        """Around a built compressor: ``method`` is the name of its scorer, and its options are the fields.
+
+        Copies share the compressor. No pickle and no JSON can hold it: writing one is refused.
+        """
         made = cls(**compressor.options.as_fields(), drop_empty=drop_empty, on_error=on_error)
-        made._lazy = LazyCompressor(made._source().key, compressor)
+        name = compressor.scorer.name
+        made._lazy = LazyCompressor(made._source().key._replace(method=name), compressor)
+        made.method = name
         return made
+
+    def __getstate__(self) -> dict[Any, Any]:
+        self._require_fields()
+        return super().__getstate__()
+
+    @field_serializer("method")
+    def _written(self, method: str) -> str:
+        self._require_fields()
+        return method
+
+    def _require_fields(self) -> None:
+        """``TypeError`` where the fields do not say all, so that what is written would come back as something else."""
+        if self._source().built is not None:
+            raise TypeError(
+                f"{type(self).__name__} was made from a compressor object, which cannot be pickled or written as JSON: "
+                "construct it from fields (method=, model=, ...), or call from_compressor where it is used"
+            )

@@ -114,11 +114,11 @@ _COMPRESSORS: Shared[ModelKey, TextCompressor] = Shared()
 class LazyCompressor:
     """A compressor that loads on first use; components with the same model share it while one of them lives.
 
-    Pickles and copies carry the key alone: they load again, or share.
+    Copies share it; a pickle carries the key alone, and loads again or shares.
 
     Args:
         key: what to load.
-        built: a compressor that is there already.
+        built: a compressor that is there already; no pickle can carry it.
     """
 
     def __init__(self, key: ModelKey, built: TextCompressor | None = None) -> None:
@@ -135,6 +135,9 @@ class LazyCompressor:
 
     def __hash__(self) -> int:
         return hash(self.built)
+
+    def __deepcopy__(self, memo: Any) -> LazyCompressor:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LazyCompressor, (self.key,)

@@ -1,6 +1,7 @@
 """The LangChain side beyond the published suites: chains, classic retrievers, tracing, failures."""
 
 import asyncio
+import copy
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -111,9 +112,9 @@ async def test_async_classic_retriever(compressor, retriever):
 
 def test_configuration_is_checked_at_construction_and_survives_pickling(compressor):
     compressor.compress_documents(DOCUMENTS, QUERY)
-    copy = pickle.loads(pickle.dumps(compressor))
-    assert copy == compressor
-    assert copy.compress_documents(DOCUMENTS, QUERY)[0].page_content
+    again = pickle.loads(pickle.dumps(compressor))
+    assert again == compressor
+    assert again.compress_documents(DOCUMENTS, QUERY)[0].page_content
     for fields, message in (
         ({"keep_ratio": 1.5}, "1.5"),
         ({"keep_ratio": 0.5, "token_budget": 9}, "exactly one"),
@@ -138,8 +139,8 @@ def test_the_fields_say_what_happens_however_they_were_set(compressor, monkeypat
     compressor.compress_documents(DOCUMENTS, QUERY)
     monkeypatch.setattr(Lexical, "load", lambda **_: pytest.fail("the model is loaded already"))
     assert kept(compressor.model_copy(update={"keep_ratio": 0.1})) == ([d.page_content for d in few], True)
-    copy = compressor.model_copy(update={"keep_ratio": None, "token_budget": 3, "unit": "phrase"}, deep=True)
-    assert kept(copy) == ([d.page_content for d in words], True)
+    made = compressor.model_copy(update={"keep_ratio": None, "token_budget": 3, "unit": "phrase"}, deep=True)
+    assert kept(made) == ([d.page_content for d in words], True)
     compressor.keep_ratio = 0.9
     assert kept(compressor) == ([d.page_content for d in most], True)
     assert compressor == ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
@@ -159,6 +160,26 @@ def test_another_model_is_another_compressor():
     assert isinstance(made._loaded().scorer, Mini)
     with pytest.raises(ValueError, match="nothing"):
         made.method = "nothing"
+
+
+class Unregistered(Lexical):
+    name = "unregistered"
+
+
+def test_a_component_around_a_compressor_says_so_and_does_not_lose_it():
+    built = TextCompressor(Unregistered(), token_budget=40, count_tokens=len, sigma=2.0)
+    made = ContextDocumentCompressor.from_compressor(built)
+    assert (made.method, made.token_budget) == ("unregistered", 40)
+    want = [p.text for p in built.compress([d.page_content for d in DOCUMENTS], QUERY).passages if p.text]
+    for same in (made, made.model_copy(), made.model_copy(deep=True), copy.deepcopy(made)):
+        assert [d.page_content for d in same.compress_documents(DOCUMENTS, QUERY)] == want
+        assert same == made
+    assert made != ContextDocumentCompressor.from_compressor(TextCompressor(Unregistered(), token_budget=40))
+    for write in (pickle.dumps, ContextDocumentCompressor.model_dump, ContextDocumentCompressor.model_dump_json):
+        with pytest.raises((TypeError, ValueError), match="made from a compressor object"):
+            write(made)
+    made.method = "lexical"
+    assert pickle.loads(pickle.dumps(made)) == ContextDocumentCompressor(method="lexical", token_budget=40)
 
 
 class Failing(Lexical):

@@ -200,6 +200,13 @@ def test_an_assigned_field_counts_from_then_on():
         made.keep_ratio = 7
 
 
+def test_a_component_around_a_compressor_is_not_written(postprocessor):
+    assert postprocessor.method == "lexical"
+    for write in (pickle.dumps, ContextNodePostprocessor.to_dict, ContextNodePostprocessor.to_json):
+        with pytest.raises((TypeError, ValueError), match="made from a compressor object"):
+            write(postprocessor)
+
+
 class Failing(Lexical):
     def score(self, requests):
         raise RuntimeError("out of memory")
