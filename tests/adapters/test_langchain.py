@@ -199,6 +199,15 @@ async def test_on_error(caplog):
     assert "out of memory" in caplog.text
 
 
+async def test_metadata_that_cannot_be_copied_is_for_on_error(compressor):
+    locked = [DOCUMENTS[0].model_copy(update={"metadata": {"lock": threading.Lock()}})]
+    with pytest.raises(TypeError, match="lock"):
+        compressor.compress_documents(locked, QUERY)
+    compressor.on_error = "passthrough"
+    assert compressor.compress_documents(locked, QUERY) == locked
+    assert await compressor.acompress_documents(locked, QUERY) == locked
+
+
 class Titles(Lexical):
     def score(self, requests):
         self.seen = [list(request.titles) for request in requests]
