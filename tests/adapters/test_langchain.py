@@ -296,3 +296,21 @@ def test_retriever_streams_and_takes_k(retriever):
     assert next(iter(retriever.stream(QUERY)))[0].id == "d0"
     with pytest.raises(ValueError, match="k"):
         CompressedRetriever(retriever=retriever.retriever, compressor=retriever.compressor, k=0)
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"k must be an int >= 1, got {k}"):
+            retriever.invoke(QUERY, k=k)
+
+
+async def test_retriever_takes_whatever_runs_like_one(retriever):
+    inner, compressor = retriever.retriever, retriever.compressor
+    want = retriever.invoke(QUERY)[0].page_content
+    for runnable in (
+        inner.with_config(run_name="named"),
+        inner.with_retry(),
+        inner.with_fallbacks([inner]),
+        RunnableLambda(lambda query: inner.invoke(query)),
+    ):
+        made = CompressedRetriever(retriever=runnable, compressor=compressor)
+        assert made.invoke(QUERY)[0].page_content == want
+        assert (await made.ainvoke(QUERY))[0].page_content == want
+        assert len(made.invoke(QUERY, k=1)) <= 1
