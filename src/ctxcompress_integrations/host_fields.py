@@ -8,11 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.loading import LazyCompressor, LongInput, ModelKey, check_key
-from ctxcompress_integrations.options import CompressionOptions, Threshold, Unit
+from ctxcompress_integrations.options import LIMITS, CompressionOptions, Threshold, Unit
 
 OnError = Literal["raise", "passthrough"]
 
@@ -55,6 +63,13 @@ class CompressorFields(BaseModel):
     on_error: OnError = "raise"
 
     _lazy: LazyCompressor | None = PrivateAttr(default=None)
+
+    @field_validator(*LIMITS, mode="before")
+    @classmethod
+    def _as_in_a_request(cls, value: Any, info: ValidationInfo) -> Any:
+        """The same numbers as :meth:`TextCompressor.compress` takes: pydantic would read True as 1."""
+        name = str(info.field_name)
+        return getattr(CompressionOptions(**{name: value}), name)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

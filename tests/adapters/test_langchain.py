@@ -6,6 +6,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
@@ -122,6 +123,8 @@ def test_configuration_is_checked_at_construction_and_survives_pickling(compress
         ({"method": "lexical", "long_input": "lm_infinite"}, "'lexical' takes no long_input"),
         ({"method": "lexical", "fast": True}, "'lexical' has no fast form"),
         ({"keep": 1}, "keep"),
+        ({"token_budget": True}, "token_budget must be an int >= 1, got True"),
+        ({"keep_ratio": True}, r"keep_ratio must be a number in \(0, 1\], got True"),
     ):
         with pytest.raises(ValueError, match=message):
             ContextDocumentCompressor(**fields)
@@ -146,6 +149,7 @@ def test_the_fields_say_what_happens_however_they_were_set(compressor, monkeypat
     assert compressor == ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
     with pytest.raises(ValueError, match="got 7"):
         compressor.keep_ratio = 7
+    assert compressor.keep_ratio == 0.9
     with pytest.raises(ValueError, match="got 7"):
         compressor.model_copy(update={"keep_ratio": 7}).compress_documents(DOCUMENTS, QUERY)
 
@@ -160,6 +164,13 @@ def test_another_model_is_another_compressor():
     assert isinstance(made._loaded().scorer, Mini)
     with pytest.raises(ValueError, match="nothing"):
         made.method = "nothing"
+
+
+def test_numbers_of_numpy_become_plain_fields():
+    made = ContextDocumentCompressor(method="lexical", token_budget=np.int64(8))
+    assert made == ContextDocumentCompressor.model_validate_json(made.model_dump_json())
+    assert (type(made.token_budget), made.token_budget) == (int, 8)
+    assert type(ContextDocumentCompressor(method="lexical", keep_ratio=np.float32(0.5)).keep_ratio) is float
 
 
 class Unregistered(Lexical):
