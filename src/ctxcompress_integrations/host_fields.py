@@ -34,7 +34,7 @@ class CompressorFields(BaseModel):
         method: "mini", "quito", "quito_x", "probe", "lexical" or a registered name.
         model, device, dtype, layer, weights, long_input, fast: as for
             :func:`~ctxcompress_integrations.load_compressor`.
-        keep_ratio, token_budget, threshold: how much to keep, at most one of them; half when none is given.
+        keep_ratio, token_budget, threshold: how much to keep, at most one of them, finite; half when none is given.
         unit, protect, joiner: as for :meth:`~ctxcompress_integrations.TextCompressor.compress`.
         drop_empty: leave out what nothing was kept of.
         on_error: "passthrough" hands everything on as it came, with a logged warning, when compression fails.
@@ -43,7 +43,7 @@ class CompressorFields(BaseModel):
         ValueError: a field that no request could use, at construction and when it is assigned.
     """
 
-    model_config = ConfigDict(validate_assignment=True)
+    model_config = ConfigDict(validate_assignment=True, allow_inf_nan=False)  # JSON knows no infinite threshold
 
     method: str = "mini"
     model: str | None = None
