@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.options import CompressionOptions, OptionArguments
 from ctxcompress_integrations.scorers import check_name, scorer_class
-from ctxcompress_integrations.scorers.base import Scorer
+from ctxcompress_integrations.scorers.base import Scorer, refuse_beside_fast
 
 LongInput: TypeAlias = Literal["windows", "lm_infinite"]
 
@@ -65,14 +65,15 @@ class ModelKey(NamedTuple):
 
 
 def check_key(key: ModelKey) -> None:
-    """``ValueError`` for an unknown name, and for what the scorer lacks: ways to read long input, a fast form. Loads no
-    model.
+    """``ValueError`` for an unknown name, and for what the scorer lacks (ways to read long input, a fast form) or does
+    not take beside its fast form. Loads no model.
     """
     check_name(key.method)
     if key.long_input != "windows" and not scorer_class(key.method).reads_long:
         raise ValueError(f"the scorer {key.method!r} takes no long_input, got long_input={key.long_input!r}")
     if key.fast and not scorer_class(key.method).has_fast:
         raise ValueError(f"the scorer {key.method!r} has no fast form, got fast=True: leave it out, or take 'mini'")
+    refuse_beside_fast(key.fast, key.model, key.weights)
 
 
 def _load(key: ModelKey) -> Scorer:

@@ -122,6 +122,7 @@ def test_configuration_is_checked_at_construction_and_survives_pickling(compress
         ({"method": "nothing"}, "nothing"),
         ({"method": "lexical", "long_input": "lm_infinite"}, "'lexical' takes no long_input"),
         ({"method": "lexical", "fast": True}, "'lexical' has no fast form"),
+        ({"fast": True, "weights": "mine.safetensors"}, "leave model and weights out, got 'mine.safetensors'"),
         ({"keep": 1}, "keep"),
         ({"threshold": float("-inf")}, "finite number"),
         ({"token_budget": True}, "token_budget must be an int >= 1, got True"),
