@@ -95,6 +95,16 @@ async def test_runnable_is_traced_sync_and_async(compressor):
     with pytest.raises(ValueError, match="question"):
         runnable.invoke({"documents": DOCUMENTS})
     assert len(runnable.batch([{"documents": DOCUMENTS, "query": QUERY}] * 3)) == 3
+    for inputs, message in (
+        (QUERY, "got str: 'How tall"),
+        (None, "got NoneType"),
+        ({"context": TEXTS[0], "question": QUERY}, "list of Document, got 'The tower"),
+        ({"context": TEXTS, "question": QUERY}, r"list of Document, got \['The tower"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            runnable.invoke(inputs)
+    again = runnable.invoke({"documents": iter(DOCUMENTS), "query": QUERY})
+    assert [d.page_content for d in again] == [d.page_content for d in found]
 
 
 def test_classic_compression_retriever_and_pipeline(compressor, retriever):
