@@ -148,6 +148,15 @@ def test_nodes_without_text_pass(postprocessor):
     assert found[-1].node.node_id == "image" or found[-1].node.get_content() == ""
 
 
+def test_what_was_kept_is_found_in_the_source_document(postprocessor):
+    source = f"A title. {TEXTS[0]}"
+    node = TextNode(text=TEXTS[0], start_char_idx=9, end_char_idx=len(source))
+    found = postprocessor.postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)[0].node
+    pieces = [(found.start_char_idx + a, found.start_char_idx + b) for a, b in found.metadata["ctxcompress"]["spans"]]
+    assert " ".join(source[a:b] for a, b in pieces) == found.text != node.text
+    assert found.end_char_idx == len(source)
+
+
 def test_every_kind_of_node_with_text_is_compressed_and_keeps_its_kind(postprocessor):
     image = MediaResource(data=b"aGk=", mimetype="image/png")
     given = [

@@ -55,7 +55,8 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     """Prune retrieved nodes to what the query needs, under one budget over all of them.
 
     New nodes come back, with the same ids, scores, relationships and metadata, and the run's figures under
-    ``metadata["ctxcompress"]``, hidden from LLM and embedder.
+    ``metadata["ctxcompress"]``, hidden from LLM and embedder. ``start_char_idx`` and ``end_char_idx`` stay those of the
+    uncut text: what was kept stands in the source document at ``start_char_idx`` plus each of the figures' ``spans``.
 
     Fields as :class:`~ctxcompress_integrations.host_fields.CompressorFields` documents them.
 
