@@ -312,6 +312,11 @@ def test_store_filters_mmr_and_relevance(retriever):
     assert [d.id for d in strict.invoke(TEXTS[0])] == ["d0"]
     with pytest.raises(ValueError, match="ids"):
         store.add_texts(["a", "b"], ids=["only one"])
+    for no_id in (0, 7, ""):
+        with pytest.raises(ValueError, match=f"must be a non-empty str of valid Unicode, got {no_id!r}"):
+            store.add_texts(["a", "b"], ids=["new", no_id])
+    assert not store.get_by_ids(["new"])
+    assert store.add_texts(["a", "b"], ids=["new", None])[0] == "new"
 
 
 def test_retriever_streams_and_takes_k(retriever):
