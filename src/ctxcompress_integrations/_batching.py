@@ -49,12 +49,13 @@ class MicroBatcher(Generic[Request, Result]):
             return
         try:
             results = self._run([request for request, _ in batch])
-        except Exception:  # noqa: BLE001 - one bad request must not take its neighbours down: each is tried alone
+            finished = list(zip(batch, results, strict=True))
+        except BaseException:  # noqa: BLE001 - one bad request must not take its neighbours down: each is tried alone
             for request, future in batch:
                 try:
                     future.set_result(self._run([request])[0])
-                except Exception as error:  # noqa: BLE001 - it is the caller's, through the future
+                except BaseException as error:  # noqa: BLE001 - it is the caller's, who would wait for ever without it
                     future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
+            for (_, future), result in finished:
                 future.set_result(result)

@@ -6,6 +6,7 @@ This floor knows no host framework, no index and no reader; it never changes wha
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections import OrderedDict
@@ -133,6 +134,12 @@ class TextCompressor:
         runs at a time, and a cancelled request is dropped before it costs anything.
         """
         return await asyncio.wrap_future(self._batcher.submit(self._request(passages, query, options)))
+
+    def with_options(self, options: CompressionOptions) -> TextCompressor:
+        """The same compressor with other defaults: scorer, counter, remembered scores and batches are shared."""
+        other = copy.copy(self)
+        other.options = options
+        return other
 
     def _request(self, passages: Passages, query: str, given: OptionArguments) -> Request:
         options = self.options.updated(given)

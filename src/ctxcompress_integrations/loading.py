@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.options import CompressionOptions, OptionArguments
 from ctxcompress_integrations.scorers import check_name, scorer_class
-from ctxcompress_integrations.scorers.base import Scorer
+from ctxcompress_integrations.scorers.base import Scorer, refuse_beside_fast
 
 LongInput: TypeAlias = Literal["windows", "lm_infinite"]
 
@@ -66,14 +65,15 @@ class ModelKey(NamedTuple):
 
 
 def check_key(key: ModelKey) -> None:
-    """``ValueError`` for an unknown name, and for what the scorer lacks: ways to read long input, a fast form. Loads no
-    model.
+    """``ValueError`` for an unknown name, and for what the scorer lacks (ways to read long input, a fast form) or does
+    not take beside its fast form. Loads no model.
     """
     check_name(key.method)
     if key.long_input != "windows" and not scorer_class(key.method).reads_long:
         raise ValueError(f"the scorer {key.method!r} takes no long_input, got long_input={key.long_input!r}")
     if key.fast and not scorer_class(key.method).has_fast:
         raise ValueError(f"the scorer {key.method!r} has no fast form, got fast=True: leave it out, or take 'mini'")
+    refuse_beside_fast(key.fast, key.model, key.weights)
 
 
 def _load(key: ModelKey) -> Scorer:
@@ -99,50 +99,46 @@ class Shared(Generic[Key, Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """What was made for ``key``, or what ``make`` makes now."""
-        with self._lock:
-            found = self._found.get(key)
-            if found is None:
-                found = self._found[key] = make()
-            return found
+        """What was made for ``key``, at once, or what ``make`` makes now, one object after the other."""
+        found = self._found.get(key)
+        if found is None:
+            with self._lock:
+                found = self._found.get(key)
+                if found is None:
+                    found = self._found[key] = make()
+        return found
 
 
-_SCORERS: Shared[ModelKey, Scorer] = Shared()
+_COMPRESSORS: Shared[ModelKey, TextCompressor] = Shared()
 
 
 class LazyCompressor:
     """A compressor that loads on first use; components with the same model share it while one of them lives.
 
-    Pickles and copies carry the configuration alone: they load again, or share.
+    Copies share it; a pickle carries the key alone, and loads again or shares.
 
     Args:
         key: what to load.
-        options: the compressor's defaults.
-        compressor: one that is built already.
+        built: a compressor that is there already; no pickle can carry it.
     """
 
-    _loading: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self, key: ModelKey, options: OptionArguments, compressor: TextCompressor | None = None) -> None:
-        self._key, self._options, self._compressor = key, options, compressor
+    def __init__(self, key: ModelKey, built: TextCompressor | None = None) -> None:
+        self.key, self.built, self._compressor = key, built, built
 
     def get(self) -> TextCompressor:
-        """The compressor, loaded."""
-        with self._loading:
-            if self._compressor is None:
-                scorer = _SCORERS.get(self._key, partial(_load, self._key))
-                self._compressor = TextCompressor(scorer, **self._options)
-            return self._compressor
-
-    def around(self, compressor: TextCompressor) -> LazyCompressor:
-        """The same configuration with a compressor that is built already."""
-        return LazyCompressor(self._key, self._options, compressor)
+        """The compressor, loaded; one that is loaded waits for no other."""
+        if self._compressor is None:
+            self._compressor = _COMPRESSORS.get(self.key, lambda: TextCompressor(_load(self.key)))
+        return self._compressor
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LazyCompressor) and (self._key, self._options) == (other._key, other._options)
+        return isinstance(other, LazyCompressor) and self.built is other.built  # the key is the component's fields
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(self.built)
+
+    def __deepcopy__(self, memo: Any) -> LazyCompressor:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyCompressor, (self._key, self._options)
+        return LazyCompressor, (self.key,)

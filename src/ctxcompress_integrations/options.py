@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from ctxcompress_integrations.records import Passage
+from ctxcompress_integrations.text.budget import as_python
 from ctxcompress_integrations.text.protect import check_patterns
 
 Passages: TypeAlias = Sequence[Passage | str]
@@ -46,6 +47,8 @@ class CompressionOptions:
     sigma: float | None = None
 
     def __post_init__(self) -> None:
+        for name in (*LIMITS, "sigma"):
+            object.__setattr__(self, name, as_python(getattr(self, name)))
         given = {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
         if len(given) > 1:
             raise ValueError(f"give exactly one of {', '.join(LIMITS)}, got {given}")

@@ -1,8 +1,12 @@
 """The LangChain side beyond the published suites: chains, classic retrievers, tracing, failures."""
 
 import asyncio
+import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
@@ -20,6 +24,7 @@ from ctxcompress_integrations.langchain import (
     ContextDocumentCompressor,
 )
 from ctxcompress_integrations.scorers.lexical import Lexical
+from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
 QUERY = "How tall is the tower?"
@@ -90,6 +95,16 @@ async def test_runnable_is_traced_sync_and_async(compressor):
     with pytest.raises(ValueError, match="question"):
         runnable.invoke({"documents": DOCUMENTS})
     assert len(runnable.batch([{"documents": DOCUMENTS, "query": QUERY}] * 3)) == 3
+    for inputs, message in (
+        (QUERY, "got str: 'How tall"),
+        (None, "got NoneType"),
+        ({"context": TEXTS[0], "question": QUERY}, "list of Document, got 'The tower"),
+        ({"context": TEXTS, "question": QUERY}, r"list of Document, got \['The tower"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            runnable.invoke(inputs)
+    again = runnable.invoke({"documents": iter(DOCUMENTS), "query": QUERY})
+    assert [d.page_content for d in again] == [d.page_content for d in found]
 
 
 def test_classic_compression_retriever_and_pipeline(compressor, retriever):
@@ -108,19 +123,86 @@ async def test_async_classic_retriever(compressor, retriever):
 
 def test_configuration_is_checked_at_construction_and_survives_pickling(compressor):
     compressor.compress_documents(DOCUMENTS, QUERY)
-    copy = pickle.loads(pickle.dumps(compressor))
-    assert copy == compressor
-    assert copy.compress_documents(DOCUMENTS, QUERY)[0].page_content
+    again = pickle.loads(pickle.dumps(compressor))
+    assert again == compressor
+    assert again.compress_documents(DOCUMENTS, QUERY)[0].page_content
     for fields, message in (
         ({"keep_ratio": 1.5}, "1.5"),
         ({"keep_ratio": 0.5, "token_budget": 9}, "exactly one"),
         ({"method": "nothing"}, "nothing"),
         ({"method": "lexical", "long_input": "lm_infinite"}, "'lexical' takes no long_input"),
         ({"method": "lexical", "fast": True}, "'lexical' has no fast form"),
+        ({"fast": True, "weights": "mine.safetensors"}, "leave model and weights out, got 'mine.safetensors'"),
         ({"keep": 1}, "keep"),
+        ({"threshold": float("-inf")}, "finite number"),
+        ({"token_budget": True}, "token_budget must be an int >= 1, got True"),
+        ({"keep_ratio": True}, r"keep_ratio must be a number in \(0, 1\], got True"),
     ):
         with pytest.raises(ValueError, match=message):
             ContextDocumentCompressor(**fields)
+
+
+def test_the_fields_say_what_happens_however_they_were_set(compressor, monkeypatch):
+    def kept(component):
+        found = component.compress_documents(DOCUMENTS, QUERY)
+        return [d.page_content for d in found], found[0].metadata["ctxcompress"]["from_cache"]
+
+    few, most, words = (
+        ContextDocumentCompressor(method="lexical", **f).compress_documents(DOCUMENTS, QUERY)
+        for f in ({"keep_ratio": 0.1}, {"keep_ratio": 0.9}, {"token_budget": 3, "unit": "phrase"})
+    )
+    compressor.compress_documents(DOCUMENTS, QUERY)
+    monkeypatch.setattr(Lexical, "load", lambda **_: pytest.fail("the model is loaded already"))
+    assert kept(compressor.model_copy(update={"keep_ratio": 0.1})) == ([d.page_content for d in few], True)
+    made = compressor.model_copy(update={"keep_ratio": None, "token_budget": 3, "unit": "phrase"}, deep=True)
+    assert kept(made) == ([d.page_content for d in words], True)
+    compressor.keep_ratio = 0.9
+    assert kept(compressor) == ([d.page_content for d in most], True)
+    assert compressor == ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
+    with pytest.raises(ValueError, match="got 7"):
+        compressor.keep_ratio = 7
+    assert compressor.keep_ratio == 0.9
+    with pytest.raises(ValueError, match="got 7"):
+        compressor.model_copy(update={"keep_ratio": 7}).compress_documents(DOCUMENTS, QUERY)
+
+
+def test_another_model_is_another_compressor():
+    made = ContextDocumentCompressor(method="lexical", keep_ratio=0.4)
+    want = made.compress_documents(DOCUMENTS, QUERY)[0].page_content
+    made.method = "mini"
+    assert isinstance(made._loaded().scorer, Mini)
+    back = made.model_copy(update={"method": "lexical"})
+    assert back.compress_documents(DOCUMENTS, QUERY)[0].page_content == want
+    assert isinstance(made._loaded().scorer, Mini)
+    with pytest.raises(ValueError, match="nothing"):
+        made.method = "nothing"
+
+
+def test_numbers_of_numpy_become_plain_fields():
+    made = ContextDocumentCompressor(method="lexical", token_budget=np.int64(8))
+    assert made == ContextDocumentCompressor.model_validate_json(made.model_dump_json())
+    assert (type(made.token_budget), made.token_budget) == (int, 8)
+    assert type(ContextDocumentCompressor(method="lexical", keep_ratio=np.float32(0.5)).keep_ratio) is float
+
+
+class Unregistered(Lexical):
+    name = "unregistered"
+
+
+def test_a_component_around_a_compressor_says_so_and_does_not_lose_it():
+    built = TextCompressor(Unregistered(), token_budget=40, count_tokens=len, sigma=2.0)
+    made = ContextDocumentCompressor.from_compressor(built)
+    assert (made.method, made.token_budget) == ("unregistered", 40)
+    want = [p.text for p in built.compress([d.page_content for d in DOCUMENTS], QUERY).passages if p.text]
+    for same in (made, made.model_copy(), made.model_copy(deep=True), copy.deepcopy(made)):
+        assert [d.page_content for d in same.compress_documents(DOCUMENTS, QUERY)] == want
+        assert same == made
+    assert made != ContextDocumentCompressor.from_compressor(TextCompressor(Unregistered(), token_budget=40))
+    for write in (pickle.dumps, ContextDocumentCompressor.model_dump, ContextDocumentCompressor.model_dump_json):
+        with pytest.raises((TypeError, ValueError), match="made from a compressor object"):
+            write(made)
+    made.method = "lexical"
+    assert pickle.loads(pickle.dumps(made)) == ContextDocumentCompressor(method="lexical", token_budget=40)
 
 
 class Failing(Lexical):
@@ -138,6 +220,15 @@ async def test_on_error(caplog):
     assert lenient.compress_documents(DOCUMENTS, QUERY) == DOCUMENTS
     assert await lenient.acompress_documents(DOCUMENTS, QUERY) == DOCUMENTS
     assert "out of memory" in caplog.text
+
+
+async def test_metadata_that_cannot_be_copied_is_for_on_error(compressor):
+    locked = [DOCUMENTS[0].model_copy(update={"metadata": {"lock": threading.Lock()}})]
+    with pytest.raises(TypeError, match="lock"):
+        compressor.compress_documents(locked, QUERY)
+    compressor.on_error = "passthrough"
+    assert compressor.compress_documents(locked, QUERY) == locked
+    assert await compressor.acompress_documents(locked, QUERY) == locked
 
 
 class Titles(Lexical):
@@ -159,6 +250,28 @@ def test_weights_are_configuration(tmp_path):
     assert pickle.loads(pickle.dumps(made)).weights == made.weights
     with pytest.raises(WeightsMismatchError, match="mine.safetensors"):
         made.compress_documents(DOCUMENTS, QUERY)
+
+
+def test_what_is_loaded_waits_for_no_other_model(compressor, monkeypatch):
+    started, gate = threading.Event(), threading.Event()
+
+    def load(**_):
+        started.set()
+        gate.wait(30)
+        return Lexical()
+
+    monkeypatch.setattr(Mini, "load", load)
+    compressor.compress_documents(DOCUMENTS, QUERY)
+    another = ContextDocumentCompressor(method="lexical", keep_ratio=0.9)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(ContextDocumentCompressor(method="mini").compress_documents, DOCUMENTS, QUERY)
+        started.wait(10)
+        try:
+            for loaded in (compressor, another):
+                assert pool.submit(loaded.compress_documents, DOCUMENTS, QUERY).result(5)
+        finally:
+            gate.set()
+        assert slow.result(10)
 
 
 def test_a_decoder_reads_long_passages_as_the_fields_say(tmp_path):
@@ -199,6 +312,11 @@ def test_store_filters_mmr_and_relevance(retriever):
     assert [d.id for d in strict.invoke(TEXTS[0])] == ["d0"]
     with pytest.raises(ValueError, match="ids"):
         store.add_texts(["a", "b"], ids=["only one"])
+    for no_id in (0, 7, ""):
+        with pytest.raises(ValueError, match=f"must be a non-empty str of valid Unicode, got {no_id!r}"):
+            store.add_texts(["a", "b"], ids=["new", no_id])
+    assert not store.get_by_ids(["new"])
+    assert store.add_texts(["a", "b"], ids=["new", None])[0] == "new"
 
 
 def test_retriever_streams_and_takes_k(retriever):
@@ -206,3 +324,21 @@ def test_retriever_streams_and_takes_k(retriever):
     assert next(iter(retriever.stream(QUERY)))[0].id == "d0"
     with pytest.raises(ValueError, match="k"):
         CompressedRetriever(retriever=retriever.retriever, compressor=retriever.compressor, k=0)
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"k must be an int >= 1, got {k}"):
+            retriever.invoke(QUERY, k=k)
+
+
+async def test_retriever_takes_whatever_runs_like_one(retriever):
+    inner, compressor = retriever.retriever, retriever.compressor
+    want = retriever.invoke(QUERY)[0].page_content
+    for runnable in (
+        inner.with_config(run_name="named"),
+        inner.with_retry(),
+        inner.with_fallbacks([inner]),
+        RunnableLambda(lambda query: inner.invoke(query)),
+    ):
+        made = CompressedRetriever(retriever=runnable, compressor=compressor)
+        assert made.invoke(QUERY)[0].page_content == want
+        assert (await made.ainvoke(QUERY))[0].page_content == want
+        assert len(made.invoke(QUERY, k=1)) <= 1

@@ -12,7 +12,17 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import CustomLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import ImageNode, NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    ImageNode,
+    IndexNode,
+    MediaResource,
+    Node,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
 
@@ -138,6 +148,33 @@ def test_nodes_without_text_pass(postprocessor):
     assert found[-1].node.node_id == "image" or found[-1].node.get_content() == ""
 
 
+def test_what_was_kept_is_found_in_the_source_document(postprocessor):
+    source = f"A title. {TEXTS[0]}"
+    node = TextNode(text=TEXTS[0], start_char_idx=9, end_char_idx=len(source))
+    found = postprocessor.postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)[0].node
+    pieces = [(found.start_char_idx + a, found.start_char_idx + b) for a, b in found.metadata["ctxcompress"]["spans"]]
+    assert " ".join(source[a:b] for a, b in pieces) == found.text != node.text
+    assert found.end_char_idx == len(source)
+
+
+def test_every_kind_of_node_with_text_is_compressed_and_keeps_its_kind(postprocessor):
+    image = MediaResource(data=b"aGk=", mimetype="image/png")
+    given = [
+        Document(text=TEXTS[0], id_="document"),
+        Node(text_resource=MediaResource(text=TEXTS[0]), image_resource=image, id_="node"),
+        ImageNode(text=TEXTS[0], image="aGk=", id_="image"),
+        IndexNode(text=TEXTS[0], index_id="elsewhere", id_="index"),
+        Node(image_resource=image, id_="no text"),
+    ]
+    before = [node.model_dump_json() for node in given]
+    found = [n.node for n in postprocessor.postprocess_nodes([NodeWithScore(node=n) for n in given], query_str=QUERY)]
+    assert [node.model_dump_json() for node in given] == before
+    assert [(type(node), node.node_id) for node in found] == [(type(node), node.node_id) for node in given]
+    assert {node.get_content() for node in found[:4]} == {"The tower is 330 metres tall."}
+    assert found[1].image_resource == image
+    assert found[4] == given[4]
+
+
 def test_missing_query_and_unknown_fields_are_errors(postprocessor):
     with pytest.raises(ValueError, match="query"):
         postprocessor.postprocess_nodes(nodes())
@@ -160,6 +197,23 @@ def test_configuration_survives_dict_json_and_pickle():
     ):
         assert (copy.method, copy.token_budget, copy.unit, copy.protect) == ("lexical", 9, "phrase", ["numbers"])
         assert [n.node.get_content() for n in copy.postprocess_nodes(nodes(), query_str=QUERY)] == want
+
+
+def test_an_assigned_field_counts_from_then_on():
+    made = ContextNodePostprocessor(method="lexical", keep_ratio=0.9)
+    made.postprocess_nodes(nodes(), query_str=QUERY)
+    made.keep_ratio = 0.1
+    want = ContextNodePostprocessor(method="lexical", keep_ratio=0.1).postprocess_nodes(nodes(), query_str=QUERY)
+    assert [n.text for n in made.postprocess_nodes(nodes(), query_str=QUERY)] == [n.text for n in want]
+    with pytest.raises(ValueError, match="got 7"):
+        made.keep_ratio = 7
+
+
+def test_a_component_around_a_compressor_is_not_written(postprocessor):
+    assert postprocessor.method == "lexical"
+    for write in (pickle.dumps, ContextNodePostprocessor.to_dict, ContextNodePostprocessor.to_json):
+        with pytest.raises((TypeError, ValueError), match="made from a compressor object"):
+            write(postprocessor)
 
 
 class Failing(Lexical):

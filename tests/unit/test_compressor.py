@@ -258,6 +258,31 @@ async def test_a_failing_request_does_not_take_its_neighbours_down_and_cancellin
         await compressor.acompress(["x"], " ")
 
 
+class Panic(BaseException):
+    """What compiled tokenizers raise: no ``Exception``."""
+
+
+@pytest.mark.parametrize("raised", [Panic, SystemExit, KeyboardInterrupt])
+def test_every_request_of_a_batch_gets_its_outcome(raised):
+    def counted(text):
+        if "boom" in text:
+            raise raised
+        return len(text)
+
+    scorer = Seeded()
+    scorer.gate = threading.Event()
+    compressor = TextCompressor(scorer, token_budget=5, count_tokens=counted)
+    texts = ["First. One.", "Good. One.", "boom. One.", "Another. One."]
+    futures = [compressor._batcher.submit(compressor._request([text], "q", {})) for text in texts]
+    scorer.gate.set()
+    for text, future in zip(texts, futures, strict=True):
+        if "boom" in text:
+            with pytest.raises(raised):
+                future.result(10)
+        else:
+            assert future.result(10).text
+
+
 @pytest.mark.parametrize("unit", ["sentence", "phrase"])
 def test_a_megabyte_passage(unit):
     text = "The river runs past the mill, and the mill is old. " * 20_000

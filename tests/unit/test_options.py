@@ -1,5 +1,6 @@
 """Bad input: named, before any model runs."""
 
+import numpy as np
 import pytest
 
 from ctxcompress_integrations import Passage, TextCompressor
@@ -46,6 +47,10 @@ OK = {"keep_ratio": 0.5}
         (["a"], "q", {"keep_ratio": "0.5"}, "'0.5'"),
         (["a"], "q", {"token_budget": 0}, "got 0"),
         (["a"], "q", {"token_budget": 2.5}, "2.5"),
+        (["a"], "q", {"token_budget": True}, "True"),
+        (["a"], "q", {"token_budget": np.int64(0)}, "got 0"),
+        (["a"], "q", {"token_budget": np.float64(2)}, "2.0"),
+        (["a"], "q", {"keep_ratio": np.float32("nan")}, "nan"),
         (["a"], "q", {"threshold": float("nan")}, "nan"),
         (["a"], "q", {"keep_ratio": 0.5, "token_budget": 5}, "exactly one"),
         (["a"], "q", OK | {"unit": "paragraph"}, "'paragraph'"),
@@ -60,6 +65,21 @@ def test_bad_input_is_named_before_any_model_runs(passages, query, options, mess
         TextCompressor(Exploding()).compress(passages, query, **options)
 
 
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"token_budget": np.int64(8)}, {"token_budget": 8}),
+        ({"keep_ratio": np.float32(0.5)}, {"keep_ratio": 0.5}),
+        ({"threshold": np.int32(1)}, {"threshold": 1}),
+        ({"sigma": np.float64(2)}, {"sigma": 2.0}),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(given, plain):
+    made = TextCompressor(Exploding(), **given).options
+    assert made == TextCompressor(Exploding(), **plain).options
+    assert [type(getattr(made, name)) for name in plain] == [type(value) for value in plain.values()]
+
+
 def test_unknown_option():
     with pytest.raises(TypeError, match="keep_ration"):
         TextCompressor(Exploding(), keep_ration=0.5)
@@ -70,6 +90,13 @@ def test_unknown_option():
 def test_counter_that_does_not_count():
     with pytest.raises(ValueError, match="must return a number of tokens"):
         TextCompressor(Exploding()).compress(["a b c"], "q", token_budget=1, count_tokens=lambda text: text)
+
+
+def test_counter_that_counts_with_numpy():
+    result = TextCompressor(Exploding()).compress(
+        ["a b c"], "q", token_budget=3, count_tokens=lambda t: np.int64(t.count(" "))
+    )
+    assert (result.n_tokens_in, type(result.n_tokens_in)) == (2, int)
 
 
 def test_empty_list_and_empty_texts_give_empty_results():

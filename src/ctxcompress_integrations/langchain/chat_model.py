@@ -149,7 +149,7 @@ class ChatSummaryReader(BaseChatModel):
             retrieved[0].query or text or retrieved[0].passage.text,
             reader=self._read(),
             index=self._opened(),
-            compressor=self.compressor._lazy.get(),
+            compressor=self.compressor._loaded(),
             budget=self.budget,
             on_miss=self._on_miss,
         )

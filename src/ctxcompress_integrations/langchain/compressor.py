@@ -54,19 +54,19 @@ class ContextDocumentCompressor(CompressorFields, BaseDocumentCompressor):
     def _compress(self, inputs: Mapping[str, Any]) -> list[Document]:
         documents, query = request_of(inputs)
         try:
-            result = self._lazy.get().compress(to_passages(documents), query)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is for on_error to judge
+            result = self._loaded().compress(to_passages(documents), query)
+            return from_result(documents, result, drop_empty=self.drop_empty)
+        except Exception as error:  # noqa: BLE001 - whatever a model or a document raises is for on_error to judge
             return self._failed(documents, error)
-        return from_result(documents, result, drop_empty=self.drop_empty)
 
     async def _acompress(self, inputs: Mapping[str, Any]) -> list[Document]:
         documents, query = request_of(inputs)
         try:
-            compressor = await asyncio.to_thread(self._lazy.get)
+            compressor = await asyncio.to_thread(self._loaded)
             result = await compressor.acompress(to_passages(documents), query)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is for on_error to judge
+            return from_result(documents, result, drop_empty=self.drop_empty)
+        except Exception as error:  # noqa: BLE001 - whatever a model or a document raises is for on_error to judge
             return self._failed(documents, error)
-        return from_result(documents, result, drop_empty=self.drop_empty)
 
     def _failed(self, documents: Sequence[Document], error: Exception) -> list[Document]:
         if self.on_error == "raise":

@@ -33,12 +33,18 @@ def request_of(inputs: Mapping[str, Any]) -> tuple[Sequence[Document], str]:
     """Documents and query of a chain's input, under the names that chains use.
 
     Raises:
+        TypeError: the input is no mapping, or the documents are something else.
         ValueError: one of the two is missing.
     """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"needs {{'documents': [...], 'query': '...'}}, got {type(inputs).__name__}: {inputs!r:.80}")
     documents = inputs.get("documents", inputs.get("context"))
     query = inputs.get("query", inputs.get("question", inputs.get("input")))
     if documents is None or query is None:
         raise ValueError(
-            f"needs 'documents' (or 'context') and 'query' (or 'question', 'input'), got the keys {sorted(inputs)}"
+            f"needs 'documents' (or 'context') and 'query' (or 'question', 'input'), got the keys {list(inputs)}"
         )
-    return documents, query
+    found = list(documents)
+    if not all(isinstance(document, Document) for document in found):
+        raise TypeError(f"documents must be a list of Document, got {documents!r:.80}: wrap texts, Document(text)")
+    return found, query

@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
+from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import Field
 
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
@@ -16,37 +16,38 @@ class CompressedRetriever(BaseRetriever):
     """Retrieve, then compress.
 
     Args:
-        retriever: what finds documents.
+        retriever: what finds documents: a retriever, or any runnable from a query to documents.
         compressor: what prunes them. With its ``drop_empty`` fewer documents than found may come back.
-        k: documents to retrieve; None for what ``retriever`` does by itself. ``invoke(query, k=3)`` overrides it.
+        k: documents to retrieve; None for what ``retriever`` does by itself. ``invoke(query, k=3)`` overrides it. A
+            retriever that takes no ``k`` finds what it finds, and the first ``k`` are compressed.
 
     Raises:
         ValueError: ``k`` below 1.
     """
 
-    retriever: BaseRetriever
+    retriever: RetrieverLike
     compressor: ContextDocumentCompressor = Field(default_factory=ContextDocumentCompressor)
     k: int | None = Field(default=None, ge=1)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        child = run_manager.get_child()
-        found = self.retriever.invoke(query, {"callbacks": child}, **self._arguments(k))
-        return self.compressor.compress_documents(self._first(found, k), query, child)
+        child, wanted = run_manager.get_child(), self._wanted(k)
+        found = self.retriever.invoke(query, {"callbacks": child}, **self._arguments(wanted))
+        return self.compressor.compress_documents(found[:wanted], query, child)
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        child = run_manager.get_child()
-        found = await self.retriever.ainvoke(query, {"callbacks": child}, **self._arguments(k))
-        return await self.compressor.acompress_documents(self._first(found, k), query, child)
+        child, wanted = run_manager.get_child(), self._wanted(k)
+        found = await self.retriever.ainvoke(query, {"callbacks": child}, **self._arguments(wanted))
+        return await self.compressor.acompress_documents(found[:wanted], query, child)
 
-    def _arguments(self, k: int | None) -> dict[str, Any]:
+    def _wanted(self, k: int | None) -> int | None:
+        if k is not None and k < 1:
+            raise ValueError(f"k must be an int >= 1, got {k!r}")
+        return self.k if k is None else k
+
+    def _arguments(self, wanted: int | None) -> dict[str, Any]:
         """``k`` for the retriever, when one is asked for and the retriever takes arguments at run time."""
-        wanted = self.k if k is None else k
-        return {"k": wanted} if wanted is not None and self.retriever._expects_other_args else {}
-
-    def _first(self, documents: list[Document], k: int | None) -> list[Document]:
-        wanted = self.k if k is None else k
-        return documents[:wanted]
+        return {"k": wanted} if wanted is not None and getattr(self.retriever, "_expects_other_args", False) else {}

@@ -75,12 +75,16 @@ class CompressedIndexVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Add or replace; texts without an id get a random one. The ids, in order, come back."""
+        """Add or replace; texts without an id get a random one. The ids, in order, come back.
+
+        Raises:
+            ValueError: an id that is no ``str``; not as many ids or metadata as texts.
+        """
         rows = list(texts)
         for name, values in (("metadatas", metadatas), ("ids", ids)):
             if values is not None and len(values) != len(rows):
                 raise ValueError(f"got {len(rows)} texts but {len(values)} {name}")
-        chosen = [str(id_ or uuid.uuid4()) for id_ in (ids or [None] * len(rows))]
+        chosen = [str(uuid.uuid4()) if id_ is None else id_ for id_ in (ids or [None] * len(rows))]
         metadata = metadatas or [{} for _ in rows]
         passages = {i: Passage(i, t, metadata=m) for i, t, m in zip(chosen, rows, metadata, strict=True)}
         self.index.add(passages.values())  # an id that comes twice: the last one stands, as with two calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
 from ctxcompress_integrations.host_reading import KEY, with_figures
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
@@ -15,7 +15,7 @@ def to_passages(nodes: Sequence[NodeWithScore]) -> dict[int, Passage]:
     return {
         i: Passage(str(i), text, scored.score, scored.node.metadata)
         for i, scored in enumerate(nodes)
-        if isinstance(scored.node, TextNode) and (text := scored.node.get_content(MetadataMode.NONE))
+        if (text := scored.node.get_content(MetadataMode.NONE))
     }
 
 
@@ -27,15 +27,15 @@ def from_result(
     found = []
     for i, scored in enumerate(nodes):
         passage = kept.get(i)
-        if passage is None or not isinstance(scored.node, TextNode):
+        if passage is None:
             found.append(scored.model_copy(deep=True))
         elif not (drop_empty and passage.is_empty):
             found.append(NodeWithScore(node=_shortened(scored.node, passage, result), score=scored.score))
     return found
 
 
-def _shortened(node: TextNode, passage: CompressedPassage, result: CompressionResult) -> TextNode:
-    """A copy with the same id, relationships and metadata; the figures cost neither the LLM nor an embedder a token."""
+def _shortened(node: BaseNode, passage: CompressedPassage, result: CompressionResult) -> BaseNode:
+    """A copy of the same kind, id, relationships and metadata; the figures cost neither LLM nor embedder a token."""
     copy = node.model_copy(deep=True)
     copy.set_content(passage.text)
     copy.metadata = with_figures(copy.metadata, result.figures(passage))

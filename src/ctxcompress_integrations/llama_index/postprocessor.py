@@ -55,7 +55,8 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     """Prune retrieved nodes to what the query needs, under one budget over all of them.
 
     New nodes come back, with the same ids, scores, relationships and metadata, and the run's figures under
-    ``metadata["ctxcompress"]``, hidden from LLM and embedder.
+    ``metadata["ctxcompress"]``, hidden from LLM and embedder. ``start_char_idx`` and ``end_char_idx`` stay those of the
+    uncut text: what was kept stands in the source document at ``start_char_idx`` plus each of the figures' ``spans``.
 
     Fields as :class:`~ctxcompress_integrations.host_fields.CompressorFields` documents them.
 
@@ -74,7 +75,7 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         passages = to_passages(nodes)
         with self._run(nodes, query_bundle) as run:
-            result = self._lazy.get().compress(list(passages.values()), run.query)
+            result = self._loaded().compress(list(passages.values()), run.query)
             run.finish(from_result(nodes, list(passages), result, drop_empty=self.drop_empty), result)
         return run.nodes
 
@@ -83,7 +84,7 @@ class ContextNodePostprocessor(CompressorFields, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         passages = to_passages(nodes)
         with self._run(nodes, query_bundle) as run:
-            compressor = await asyncio.to_thread(self._lazy.get)
+            compressor = await asyncio.to_thread(self._loaded)
             result = await compressor.acompress(list(passages.values()), run.query)
             run.finish(from_result(nodes, list(passages), result, drop_empty=self.drop_empty), result)
         return run.nodes

@@ -123,7 +123,7 @@ class SummarySynthesizer(BaseSynthesizer):
             query,
             reader=self.reader,
             index=self.index,
-            compressor=self._compressor._lazy.get(),
+            compressor=self._compressor._loaded(),
             budget=self.budget,
             on_miss=self.on_miss,
         )

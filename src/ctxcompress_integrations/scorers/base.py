@@ -43,7 +43,7 @@ class Scorer(ABC):
         sigma: standard deviation, in words, of the Gaussian smoothing that the method asks for; 0 for none.
         thresholds: calibrated ones by the share of answers that was lost under them, as text ("0.01"); may be empty.
         reads_long: whether ``load`` takes ``long_input``.
-        has_fast: whether it takes ``fast``.
+        has_fast: whether it takes ``fast``, for a form that ships, in place of ``model`` and ``weights``.
     """
 
     name: ClassVar[str]
@@ -97,6 +97,14 @@ def refuse(name: str, **arguments: object) -> None:
     for argument, value in arguments.items():
         if value is not None:
             raise ValueError(f"the scorer {name!r} takes no {argument}, got {argument}={value!r}")
+
+
+def refuse_beside_fast(fast: bool, model: Any, weights: Any) -> None:
+    """``ValueError`` for a model or weights beside the fast form, which is one that ships."""
+    if fast and (model, weights) != (None, None):
+        raise ValueError(
+            f"fast=True is the thin encoder that ships: leave model and weights out, got {model or weights!r}"
+        )
 
 
 class Window(NamedTuple):

@@ -34,7 +34,7 @@ from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
 from ctxcompress_integrations.hf.word_counts import token_counter
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
-from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse
+from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse, refuse_beside_fast
 from ctxcompress_integrations.scorers.lexical import Lexical
 from ctxcompress_integrations.text.bridges import bridged
 from ctxcompress_integrations.text.relevance import with_rows_of
@@ -107,10 +107,7 @@ class Mini(PairScorer):
         made for this encoder, or "none" to use the encoder as published; ``fast`` takes the thin one that ships.
         """
         refuse(cls.name, layer=layer)
-        if fast and (model, weights) != (None, None):
-            raise ValueError(
-                f"fast=True is the thin encoder that ships: leave model and weights out, got {model or weights!r}"
-            )
+        refuse_beside_fast(fast, model, weights)
         name = model or MINI
         if weights is None:
             shipped = SHIPPED_FAST if fast else SHIPPED

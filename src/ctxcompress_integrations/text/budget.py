@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, join_passages
@@ -35,6 +36,15 @@ def as_counter(tokenizer: Any) -> TokenCounter:
     return counter
 
 
+def as_python(value: Any) -> Any:
+    """A number of another library, numpy's say, as Python's own; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
 class Meter:
     """Counts tokens for one request and counts no string twice.
 
@@ -54,7 +64,7 @@ class Meter:
         known = self._memo.get(text) if known is None else known
         if known is not None:
             return known
-        n = self._count(well_formed(text)) if text else 0  # tokenizers refuse half a surrogate pair
+        n = as_python(self._count(well_formed(text))) if text else 0  # tokenizers refuse half a surrogate pair
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"count_tokens must return a number of tokens, got {n!r} for {text[:40]!r}")
         if len(text) > SHARED_LENGTH:
