@@ -32,6 +32,9 @@ NAME = "ctxcompress_lambda"
 def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = False) -> Iterator[None]:
     """Inside, the model reads through the Λ-mask; on exit it is what it was, whatever happened.
 
+    The lock is held to enter and to leave, not in between: what the caller's block waits for may itself wait for the
+    lock in a thread of its own, as a reader that streams does. A caller who does no such thing holds it around.
+
     Args:
         model: a decoder of a supported family, bare or wrapped (PEFT).
         shape: sizes of the Λ.
@@ -57,7 +60,7 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
                 if decoder.forward is not None:
                     undo.enter_context(_replaced(module, decoder.forward))
-            kept = undo.pop_all()  # the lock is let go: other threads may read rows meanwhile
+            kept = undo.pop_all()
     try:
         yield
     finally:
