@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.borrow import patchable
@@ -63,9 +62,9 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
         slopes = build_alibi_tensor(torch.ones(1, 2, device=device), heads, torch.float32)[:, 0, 1]
         attentions = tuple(block.self_attention for block in _body(found, "h").h)
         return Decoder(found, attentions, slopes=slopes, forward=bloom_forward)
-    build: Any = build_mpt_alibi_tensor  # untyped
-    slopes = -build(heads, 2, config.attn_config.alibi_bias_max, device=device)[:, 0, 0]
-    attentions = tuple(block.attn for block in _body(found, "blocks").blocks)
+    body = _body(found, "blocks")
+    slopes = -body.build_mpt_alibi_tensor(heads, 2, device=device)[:, 0, 0]  # as in its forward, without alibi_bias_max
+    attentions = tuple(block.attn for block in body.blocks)
     return Decoder(found, attentions, slopes=slopes.float(), forward=mpt_forward)
 
 

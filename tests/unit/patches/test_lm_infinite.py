@@ -37,7 +37,7 @@ def decoder(family, **changes):
     torch.manual_seed(0)
     if family == "mpt":
         sizes = {"d_model": 32, "n_heads": 4, "n_layers": 3, "vocab_size": 500, "max_seq_len": 64}
-        config = transformers.MptConfig(**sizes, initializer_range=0.3)
+        config = transformers.MptConfig(**sizes, initializer_range=0.3, **changes)
         return transformers.MptForCausalLM(config).eval()
     if family in SCALINGS or changes:
         config = tiny_decoder("llama_gqa")[0].config
@@ -124,6 +124,14 @@ def test_within_the_window_nothing_changes(family, dtype):
         assert_same(chunks, want)
     else:
         assert max(spread(got, exact), spread(chunks, exact)) <= 1.25 * spread(want, exact)
+
+
+@pytest.mark.parametrize("field", [{"alibi_bias_max": 16}, {"clip_qkv": 0.5}, {"softmax_scale": 0.1}], ids=str)
+def test_mpt_settings_mean_inside_what_they_mean_outside(field):
+    model, ids = decoder("mpt", attn_config=field), tokens(2)
+    with LMInfinite(N_GLOBAL, 64)(model):
+        inside = logits(model, ids)
+    assert_same(inside, logits(model, ids))
 
 
 @pytest.mark.parametrize("middle", [None, MiddleTopK(k=3, from_layer=1)], ids=["", "middle"])
