@@ -118,7 +118,10 @@ def _mask(
     **_: Any,
 ) -> Padding:
     if not allow_is_causal_skip:
-        raise ValueError("LM-Infinite reads one text per row: packed sequences and custom masks are not possible")
+        raise ValueError(
+            "LM-Infinite reads one text per row into a plain DynamicCache: packed sequences, custom masks and static "
+            "caches are not possible"
+        )
     if attention_mask is not None and attention_mask.shape[-1] != kv_length:
         raise ValueError(
             f"the attention mask has {attention_mask.shape[-1]} columns for {kv_length - q_length} tokens seen before "

@@ -70,6 +70,10 @@ class Padding:
         """Itself: MPT turns its mask into bools."""
         return self
 
+    def contiguous(self) -> NoReturn:
+        """Refused: ``generate`` lays masks out beforehand only for caches of a fixed size."""
+        raise ValueError("LM-Infinite fills a plain DynamicCache, no static one: leave out cache_implementation")
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:

@@ -167,6 +167,15 @@ def test_caches_that_do_not_fit():
             model(IDS, past_key_values=inside)  # the same shape reads on
 
 
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "bloom"])
+@pytest.mark.filterwarnings("ignore:.*cache_implementation.*")
+def test_static_caches_of_generate(family, n):
+    model = tiny_decoder(family)[0]
+    with PATCH(model), pytest.raises(ValueError, match="plain DynamicCache.*static|StaticCache"):
+        model.generate(IDS[:, :n], max_new_tokens=3, do_sample=False, cache_implementation="static")
+
+
 def test_masks_that_it_cannot_read():
     model = tiny_decoder("llama")[0]
     holes = torch.ones_like(IDS)
