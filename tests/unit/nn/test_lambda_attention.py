@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ctxcompress_integrations.nn import lambda_attention as la
 from ctxcompress_integrations.nn.lambda_flex import BLOCK, band_blocks, flex_lambda_attention
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, MiddleTopK, Starts, gather_sinks, starts_of
-from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, lambda_row, rotate
+from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, best_of_middle, lambda_row, rotate
 from largest import Largest
 
 D, SHAPE = 8, LambdaShape(3, 10)
@@ -208,7 +208,7 @@ def test_row_is_that_of_the_attention():
     """The captured row times the values is the attention's output, for every way to see the middle."""
     q, k, v = heads(40, b=2)
     at = torch.tensor([39, 31])
-    for shape, n_middle in ((SHAPE, 0), (LambdaShape(3, 10, MiddleTopK(k=4)), 4)):
+    for shape in (SHAPE, LambdaShape(3, 10, MiddleTopK(k=4))):
         flat = rotate(k, *phases([0])).repeat_interleave(2, 1)
         turned = rotate(k, *phases(range(40))).repeat_interleave(2, 1)
         one = q[torch.arange(2), :, at][:, :, None]
@@ -222,7 +222,15 @@ def test_row_is_that_of_the_attention():
                 (rotate(one, *phases([5])), flat),
             )
         ]
-        row = lambda_row(*logits, shape=shape, at=at, starts=Starts(), n_middle=n_middle)
+        looked = torch.zeros_like(logits[2], dtype=torch.bool)
+        if shape.middle is not None:
+            looking = rotate(one, *phases([5]))
+            for i in range(2):
+                middle = Middle(looking[i : i + 1], k[i : i + 1], v[i : i + 1], 4)
+                _, columns = best_of_middle(middle, int(at[i]), Frame(shape, 0, Starts(), D**-0.5))
+                looked[i].scatter_(1, columns.view(4, 4), value=True)
+        logits[2] = logits[2].masked_fill(~looked, -torch.inf)
+        row = lambda_row(*logits, shape=shape, at=at, starts=Starts())
         for i, end in enumerate((40, 32)):
             want = twin(q[i, :, :end], k[i, :, :end], v[i, :, :end], shape, looking_rows={end - 1})[:, -1]
             got = torch.einsum("hn,hnd->hd", row[i], v[i].repeat_interleave(2, 0))

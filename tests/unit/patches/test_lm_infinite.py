@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from ctxcompress_integrations.hf.attention import trigger_rows
 from ctxcompress_integrations.hf.lambda_attention import lambda_window
+from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch
 from ctxcompress_integrations.hf.streaming import read, token_losses
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
@@ -323,6 +324,21 @@ def test_trigger_rows_are_those_of_the_twin(family, middle, twin_of):
     torch.testing.assert_close(padded[0], row, atol=1e-5, rtol=0)
     torch.testing.assert_close(padded[1, :, :33], alone, atol=1e-5, rtol=0)
     assert ((row > 0).sum(1) == N_GLOBAL + N_LOCAL + (3 if middle else 0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_row_takes_the_keys_that_attention_takes_where_they_tie(dtype):
+    """Many columns hold one key with different values: who takes another of them mixes another value."""
+    shape, made = LambdaShape(N_GLOBAL, N_LOCAL, MiddleTopK(k=3, from_layer=0)), torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, N, 8, generator=made).to(dtype) for heads in (4, 2, 2))
+    k[:, :, N_GLOBAL:40] = k[:, :, :1]
+    one = Pass(Patch(shape, 0, rows_see_all=False, phases=None, slopes=None), None, None)
+    for end in (N, 57):
+        whole = one.attend(q[:, :, :end], k[:, :, :end], v[:, :, :end], Padding(), scaling=1.0)[:, :, -1]
+        row = one.row(q, k, Padding(), torch.full((2,), end - 1), scaling=1.0)
+        assert ((row > 0).sum(-1) == N_GLOBAL + N_LOCAL + 3).all()
+        mixed = torch.einsum("bhn,bhnd->bhd", row, v.float().repeat_interleave(2, dim=1))
+        torch.testing.assert_close(mixed, whole.float(), atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
 
 
 def test_rows_that_see_all_are_the_plain_ones_within_the_window_and_whole_beyond():
