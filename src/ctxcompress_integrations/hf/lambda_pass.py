@@ -116,8 +116,7 @@ class Pass:
                 return lambda_step(queries, *ring, sinks, frame, middle)
             if before is not None:
                 local, value = torch.cat([before[0], local], dim=2), torch.cat([before[1], value], dim=2)
-        is_large = query.is_cuda and query.shape[2] >= GPU_FROM and query.shape[3] >= GPU_WIDTH
-        if is_large and frame.slopes is None and middle is None:
+        if middle is None and _takes_flex(query, frame):
             return flex_lambda_attention(queries, local, value, sinks, frame)
         return lambda_attention(queries, local, value, sinks, frame, middle)
 
@@ -182,3 +181,10 @@ class Pass:
             return sinks, None
         key, value = layer.everything(key, value) if layer is not None else (key, value)
         return sinks, Middle(self._moved(query[:, :, -1:], "middle"), key, value, n_middle)
+
+
+def _takes_flex(query: Tensor, frame: Frame) -> bool:
+    """Whether the band is compiled for queries ``[b, h, q, d]``."""
+    n_new, width = query.shape[2:]
+    is_large = n_new >= GPU_FROM and width >= GPU_WIDTH
+    return query.is_cuda and is_large and frame.slopes is None and not frame.is_plain(n_new)

@@ -28,6 +28,11 @@ class Frame(NamedTuple):
     scaling: float
     slopes: Tensor | None = None
 
+    def is_plain(self, n_new: int) -> bool:
+        """Whether ``n_new`` tokens are all there is and all local: then attention is the model's own."""
+        is_first = self.start == 0 and self.starts.first is None
+        return is_first and n_new <= self.shape.n_local and self.slopes is None
+
 
 class Sinks(NamedTuple):
     """Keys and values of each row's first real tokens, both ``[b, h_kv, n_global, d]``; a rotary model's keys stand

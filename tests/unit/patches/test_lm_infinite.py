@@ -3,6 +3,7 @@
 import copy
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from transformers import DynamicCache
 
 from ctxcompress_integrations.hf.attention import trigger_rows
 from ctxcompress_integrations.hf.lambda_attention import lambda_window
-from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch
+from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch, _takes_flex
 from ctxcompress_integrations.hf.streaming import read, token_losses
-from ctxcompress_integrations.nn.lambda_mask import LambdaShape
+from ctxcompress_integrations.nn.lambda_mask import LambdaShape, Starts
+from ctxcompress_integrations.nn.lambda_parts import Frame
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 from largest import Largest
@@ -125,6 +127,20 @@ def test_within_the_window_nothing_changes(family, dtype):
         assert_same(chunks, want)
     else:
         assert max(spread(got, exact), spread(chunks, exact)) <= 1.25 * spread(want, exact)
+
+
+def test_gpu_compiles_the_band_for_what_is_long_and_not_plain():
+    """Within the window it is SDPA there, too."""
+    there = SimpleNamespace(is_cuda=True, shape=(2, 4, 300, 16))
+    takes = {
+        (n_local, start): _takes_flex(there, Frame(LambdaShape(N_GLOBAL, n_local), start, Starts(), 1.0))
+        for n_local in (299, 300)
+        for start in (0, 1)
+    }
+    assert takes == {(299, 0): True, (299, 1): True, (300, 0): False, (300, 1): True}
+    alibi = Frame(LambdaShape(N_GLOBAL, 299), 0, Starts(), 1.0, torch.ones(4))
+    assert not _takes_flex(there, alibi)
+    assert not _takes_flex(torch.zeros(2, 4, 300, 16), Frame(LambdaShape(N_GLOBAL, 299), 0, Starts(), 1.0))
 
 
 @pytest.mark.parametrize("field", [{"alibi_bias_max": 16}, {"clip_qkv": 0.5}, {"softmax_scale": 0.1}], ids=str)
