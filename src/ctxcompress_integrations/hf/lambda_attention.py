@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import implementation
@@ -56,7 +56,7 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
             undo.enter_context(implementation(decoder.model, NAME))
             phases = Phases.of(decoder, shape)
             for index, module in enumerate(decoder.attentions):
-                hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes))
+                hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes), decoder.model.config)
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
                 if decoder.forward is not None:
                     undo.enter_context(_replaced(module, decoder.forward))
@@ -70,11 +70,18 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """Runs before an attention module and adds a :class:`Pass` to its arguments."""
+    """Runs before an attention module and adds a :class:`Pass` to its arguments; ``config`` is the model's."""
 
     patch: Patch
+    config: PreTrainedConfig
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        chosen = self.config._attn_implementation
+        if chosen is None or not chosen.endswith(NAME):  # a name that captures rows ends with it, too
+            raise UnsupportedModelError(
+                f"the attention implementation became {chosen!r} inside LM-Infinite, which needs its own: change it "
+                "before the block"
+            )
         name = "layer_past" if "layer_past" in kwargs else "past_key_values"
         cache, patch = kwargs.get(name), self.patch
         layer = None

@@ -9,7 +9,7 @@ import transformers
 from transformers import DynamicCache, StaticCache
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.hf.attention import trigger_rows
+from ctxcompress_integrations.hf.attention import eager_attention, trigger_rows
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
@@ -144,6 +144,21 @@ def test_models_that_share_a_config_are_told():
     with PATCH(one), pytest.raises(UnsupportedModelError, match="shares its config with a model inside"):
         other(IDS)
     other(IDS)
+
+
+def test_another_attention_implementation_inside():
+    bloom, model = tiny_decoder("bloom")[0], tiny_decoder("llama")[0]
+    with PATCH(bloom), eager_attention(bloom), pytest.raises(UnsupportedModelError, match="became 'eager' inside"):
+        bloom(IDS)
+    with torch.no_grad(), PATCH(model):
+        inside = model(IDS).logits
+        with eager_attention(model), pytest.raises(UnsupportedModelError, match="became 'eager' inside LM-Infinite"):
+            model(IDS)
+        assert torch.equal(model(IDS).logits, inside)
+        model.set_attn_implementation("eager")
+        with pytest.raises(UnsupportedModelError, match="change it before the block"):
+            model(IDS)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_caches_that_do_not_fit():
