@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import implementation
-from ctxcompress_integrations.hf.borrow import lock_of
+from ctxcompress_integrations.hf.borrow import lock_of, replaced
 from ctxcompress_integrations.hf.lambda_cache import lambda_layer
 from ctxcompress_integrations.hf.lambda_models import supported_decoder
 from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch, Phases
@@ -54,12 +54,15 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
         undo = ExitStack()
         with undo:
             undo.enter_context(implementation(decoder.model, NAME))
+            # traced, transformers asks for other masks: torch.compile inside the block leaves this part out
+            untraced = torch.compiler.disable(decoder.body.forward)  # type: ignore[no-untyped-call]
+            undo.enter_context(replaced(decoder.body, untraced))
             phases = Phases.of(decoder, shape)
             for index, module in enumerate(decoder.attentions):
                 hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes), decoder.model.config)
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
                 if decoder.forward is not None:
-                    undo.enter_context(_replaced(module, decoder.forward))
+                    undo.enter_context(replaced(module, decoder.forward.__get__(module)))
             kept = undo.pop_all()
     try:
         yield
@@ -135,21 +138,6 @@ def _mask(
             f"and {q_length} new ones"
         )
     return Padding(starts_of(attention_mask), attention_mask is not None)
-
-
-@contextmanager
-def _replaced(module: nn.Module, forward: Any) -> Iterator[None]:
-    """The module's ``forward``, ours; whatever stood in its instance dictionary comes back."""
-    missing = object()
-    before = module.__dict__.get("forward", missing)
-    module.__dict__["forward"] = forward.__get__(module)
-    try:
-        yield
-    finally:
-        if before is missing:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 AttentionInterface.register(NAME, _attention)

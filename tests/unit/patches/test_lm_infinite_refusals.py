@@ -87,15 +87,19 @@ def test_compiled_models():
     assert_refused(model, "the model is compiled")
 
 
-@pytest.mark.slow  # compiles
-def test_compiled_inside_follows_the_patch_in_and_out():
-    model = tiny_decoder("llama", n_layers=1)[0]
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # BLOOM's own, compiled
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_compiled_inside_follows_the_patch_in_and_out(family):
+    model = tiny_decoder(family, n_layers=2)[0]
     with torch.no_grad():
         plain = model(IDS).logits
         with PATCH(model):
             inside, compiled = model(IDS).logits, torch.compile(model, backend="eager")
-            torch.testing.assert_close(compiled(IDS).logits, inside)
+            for arguments in ({}, {"use_cache": False}, {"attention_mask": torch.ones_like(IDS)}):
+                torch.testing.assert_close(compiled(IDS, **arguments).logits, inside)
         torch.testing.assert_close(compiled(IDS).logits, plain)
+        with LMInfinite(2, 8)(model):
+            torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits)
     assert not torch.allclose(inside, plain)
 
 
