@@ -200,6 +200,19 @@ def test_restoration_after_an_exception_and_copies():
     assert copy.deepcopy(model)(ids).last_hidden_state.shape == (4, 11, 32)
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta"])
+@torch.no_grad()
+def test_compiled_inside_follows_the_patch_in_and_out(family):
+    model = encoder(family)
+    ids, mask = rows()
+    plain = model(ids, attention_mask=mask).last_hidden_state
+    with InforCoef(samplers(model))(model):
+        inside, compiled = model(ids, attention_mask=mask).last_hidden_state, torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(ids, attention_mask=mask).last_hidden_state, inside)
+    torch.testing.assert_close(compiled(ids, attention_mask=mask).last_hidden_state, plain)
+    assert not torch.allclose(inside, plain)
+
+
 def test_entering_twice_and_several_models():
     one, other = encoder(), encoder("roberta")
     made = samplers(one)
