@@ -80,7 +80,12 @@ class Quito(PairScorer):
         if long_input == "lm_infinite":
             from ctxcompress_integrations.hf.lambda_models import supported_decoder
 
-            supported_decoder(model, self._shape)
+            decoder = supported_decoder(model, self._shape)
+            if decoder.slopes is not None:
+                raise UnsupportedModelError(
+                    f"{type(decoder.model).__name__} is an ALiBi model, which shows no attention rows under "
+                    "LM-Infinite: take long_input='windows'"
+                )
         trained_on = model.get_input_embeddings().weight
         self.batch_tokens = 32768 if trained_on.is_cuda else 2048
 

@@ -105,6 +105,8 @@ def test_what_cannot_be_is_named(tmp_path):
         scorer("quito", long_input="stretch")
     with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel: its positions are absolute"):
         Quito(*tiny_decoder("gpt2"), long_input="lm_infinite")
+    with pytest.raises(UnsupportedModelError, match="BloomForCausalLM .* no attention rows .* long_input='windows'"):
+        Quito(*tiny_decoder("bloom"), long_input="lm_infinite")
     with pytest.raises(ValueError, match="the scorer 'lexical' takes no long_input, got long_input='lm_infinite'"):
         load_compressor("lexical", long_input="lm_infinite")
     model, tokenizer = tiny_decoder("llama", n_positions=160)
