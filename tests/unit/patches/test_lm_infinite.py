@@ -96,13 +96,14 @@ def test_prefill_chunks_and_decoding_equal_the_literal_twin(family, middle, twin
         assert_same(steps, logits(model, ids, use_cache=False))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama_gqa", "qwen2", "bloom"])
-def test_bf16_is_as_close_to_fp32_as_the_plain_model_is(family, twin_of):
+def test_half_precision_is_as_close_to_fp32_as_the_plain_model_is(family, dtype, twin_of):
     model, ids = decoder(family), tokens(2)
     with twin_of(model, LambdaShape(N_GLOBAL, N_LOCAL)):
         want = logits(model, ids, use_cache=False)
     plain = logits(model, ids)
-    model.to(torch.bfloat16)
+    model.to(dtype)
     usual = spread(logits(model, ids), plain)
     with LMInfinite(N_GLOBAL, N_LOCAL)(model):
         assert spread(logits(model, ids), want) <= 1.25 * usual
