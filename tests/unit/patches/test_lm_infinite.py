@@ -17,6 +17,7 @@ from ctxcompress_integrations.hf.streaming import read, token_losses
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, Starts
 from ctxcompress_integrations.nn.lambda_parts import Frame
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
+from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 from largest import Largest
 
@@ -306,6 +307,33 @@ def test_composes_with_lora():
     with LMInfinite(N_GLOBAL, N_LOCAL)(merged):
         assert_same(with_adapter, logits(merged, ids))
     assert not torch.allclose(with_adapter, without, atol=1e-3)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 8])
+def test_reader_inside_reads_prompts_past_the_positions_of_its_model(max_batch):
+    model, tokenizer = tiny_decoder("llama_gqa", n_positions=64)
+    prompts = [["The river is near the tower. " * n, "Where?"] for n in (1, 40, 9)]
+    with LMInfinite(N_GLOBAL, 64)(model):
+        with pytest.raises(ValueError, match="the model reads 64"):
+            HFReader(model, tokenizer).generate_many(prompts)
+        reader = HFReader(model, tokenizer, max_tokens=10_000, max_batch=max_batch)
+        found = reader.generate_many(prompts, max_new_tokens=20)
+        assert found == [reader.generate(prompt, max_new_tokens=20) for prompt in prompts]
+        assert "".join(reader.stream(prompts[1], max_new_tokens=20)) == found[1]
+        for prompt, answer in zip(prompts, found, strict=True):
+            ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": "".join(prompt)}], add_generation_prompt=True, return_tensors="pt"
+            )["input_ids"]
+            new = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=2)
+            assert tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True) == answer
+
+
+def test_gradients_through_a_cache_fail_aloud():
+    model, ids, cache = decoder("llama_gqa"), tokens(), DynamicCache()
+    with LMInfinite(N_GLOBAL, N_LOCAL)(model):
+        losses = [model(ids[:, a:b], past_key_values=cache).logits.sum() for a, b in pairwise(CUTS)]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            sum(losses).backward()
 
 
 def test_gradients_reach_lora_inside():
