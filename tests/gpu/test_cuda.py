@@ -79,6 +79,15 @@ def test_lm_infinite(architecture, dtype, tolerance):
     assert float(off) <= tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lm_infinite_within_its_window_is_the_model_to_the_bit(dtype):
+    model, ids = wide("llama_gqa").to("cuda", dtype), torch.arange(6, 406, device="cuda")[None]
+    with torch.no_grad():
+        want = model(ids).logits
+        with LMInfinite(8, 512)(model):
+            assert torch.equal(model(ids).logits, want)
+
+
 def test_lm_infinite_makes_no_square():
     """Peak memory of a prefill grows with its length: 4 times the tokens, less than 5 times the bytes."""
     model = wide("llama").to("cuda", torch.bfloat16)

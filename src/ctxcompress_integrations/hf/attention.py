@@ -130,8 +130,8 @@ def _sliced(model: PreTrainedModel, input_ids: Tensor, at: Tensor, layers: froze
         attentions = model(input_ids=input_ids, use_cache=False, output_attentions=True).attentions
     if not attentions or any(attentions[layer] is None for layer in layers):
         raise UnsupportedModelError(
-            f"{type(model).__name__} shows no attention weights; load it with attn_implementation='eager' or take "
-            "another model"
+            f"{type(model).__name__} shows no attention weights; load it with attn_implementation='eager' and read "
+            "outside LM-Infinite, or take another model"
         )
     batch = torch.arange(len(at), device=at.device)
     return {layer: attentions[layer][batch, :, at].float() for layer in layers}

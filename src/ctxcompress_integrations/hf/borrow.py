@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from ctxcompress_integrations.errors import UnsupportedModelError
@@ -68,6 +69,21 @@ def as_base(model: Any) -> Iterator[None]:
         finally:
             for layer, was_off in zip(layers, before, strict=True):
                 layer._disable_adapters = was_off
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The module with another ``forward``; whatever stood in its instance dictionary comes back."""
+    missing = object()
+    before = module.__dict__.get("forward", missing)
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is missing:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
 
 
 @contextmanager

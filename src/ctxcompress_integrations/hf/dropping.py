@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.hf.borrow import lock_of
+from ctxcompress_integrations.hf.borrow import lock_of, replaced
 from ctxcompress_integrations.hf.dropping_models import Encoder, supported_encoder
 from ctxcompress_integrations.nn.token_sampler import Draw, TokenSampler, Trace, draw
 
@@ -70,6 +70,7 @@ class Dropping:
             "a model inside Infor-Coef is not copied or pickled: the copy would stay patched; leave the block first"
         )
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Runs before the model: which tokens are real, and which are safe."""
         ids = args[0] if args else kwargs.get("input_ids")
@@ -147,7 +148,7 @@ def dropping(model: nn.Module, decide: Decide, rows: Rows) -> Iterator[None]:
         with undo:
             undo.callback(encoder.body.register_forward_pre_hook(patch.before, with_kwargs=True).remove)
             for index, layer in enumerate(encoder.layers):
-                undo.callback(_replace(layer, _Forward(patch, index, layer.forward)))
+                undo.enter_context(replaced(layer, _Forward(patch, index, layer.forward)))
             kept = undo.pop_all()
     try:
         yield
@@ -157,25 +158,13 @@ def dropping(model: nn.Module, decide: Decide, rows: Rows) -> Iterator[None]:
 
 
 class _Forward:
-    """What stands in a layer's instance as its ``forward``."""
+    """What stands in a layer's instance as its ``forward``; like :meth:`Dropping.before` not for tracing, because what
+    they tell each other is a thread's own, and traced code would keep what it saw once.
+    """
 
     def __init__(self, patch: Dropping, index: int, forward: Any) -> None:
         self.patch, self.index, self.forward = patch, index, forward
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **rest: Any) -> Any:
         return self.patch.layer(self.index, self.forward, hidden_states, attention_mask, args, rest)
-
-
-def _replace(layer: nn.Module, forward: _Forward) -> Any:
-    """Put ``forward`` into the instance; gives what takes it out again and puts back what stood there."""
-    missing = object()
-    before = layer.__dict__.get("forward", missing)
-    layer.__dict__["forward"] = forward
-
-    def undo() -> None:
-        if before is missing:
-            del layer.__dict__["forward"]
-        else:
-            layer.__dict__["forward"] = before
-
-    return undo

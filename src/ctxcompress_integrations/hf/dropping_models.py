@@ -78,7 +78,7 @@ def supported_encoder(model: nn.Module, samplers: Mapping[int, TokenSampler]) ->
 
     Raises:
         UnsupportedModelError: it cannot be patched; the message says why.
-        ValueError: samplers of another width, or for layers that it does not have.
+        ValueError: samplers of another width or dtype, or for layers that it does not have.
     """
     found = patchable(model)
     config = found.config
@@ -95,6 +95,11 @@ def supported_encoder(model: nn.Module, samplers: Mapping[int, TokenSampler]) ->
             raise ValueError(
                 f"{type(found).__name__} has {len(layers)} layers of width {config.hidden_size}, got a sampler of "
                 f"width {sampler.down.in_features} for layer {index}"
+            )
+        if sampler.down.weight.dtype != found.dtype:
+            raise ValueError(
+                f"{type(found).__name__} computes in {found.dtype}, got a sampler in {sampler.down.weight.dtype} for "
+                f"layer {index}: make them alike with sampler.to(model.dtype)"
             )
     return Encoder(found, body, layers, int(config.num_attention_heads))
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import implementation
-from ctxcompress_integrations.hf.borrow import lock_of
+from ctxcompress_integrations.hf.borrow import lock_of, replaced
 from ctxcompress_integrations.hf.lambda_cache import lambda_layer
 from ctxcompress_integrations.hf.lambda_models import supported_decoder
 from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch, Phases
@@ -31,6 +31,9 @@ NAME = "ctxcompress_lambda"
 @contextmanager
 def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = False) -> Iterator[None]:
     """Inside, the model reads through the Λ-mask; on exit it is what it was, whatever happened.
+
+    The lock is held to enter and to leave, not in between: what the caller's block waits for may itself wait for the
+    lock in a thread of its own, as a reader that streams does. A caller who does no such thing holds it around.
 
     Args:
         model: a decoder of a supported family, bare or wrapped (PEFT).
@@ -51,13 +54,16 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
         undo = ExitStack()
         with undo:
             undo.enter_context(implementation(decoder.model, NAME))
+            # traced, transformers asks for other masks: torch.compile inside the block leaves this part out
+            untraced = torch.compiler.disable(decoder.body.forward)  # type: ignore[no-untyped-call]
+            undo.enter_context(replaced(decoder.body, untraced))
             phases = Phases.of(decoder, shape)
             for index, module in enumerate(decoder.attentions):
-                hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes))
+                hook = Hook(Patch(shape, index, rows_see_all, phases, decoder.slopes), decoder.model.config)
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
                 if decoder.forward is not None:
-                    undo.enter_context(_replaced(module, decoder.forward))
-            kept = undo.pop_all()  # the lock is let go: other threads may read rows meanwhile
+                    undo.enter_context(replaced(module, decoder.forward.__get__(module)))
+            kept = undo.pop_all()
     try:
         yield
     finally:
@@ -67,11 +73,18 @@ def lambda_window(model: nn.Module, shape: LambdaShape, *, rows_see_all: bool = 
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """Runs before an attention module and adds a :class:`Pass` to its arguments."""
+    """Runs before an attention module and adds a :class:`Pass` to its arguments; ``config`` is the model's."""
 
     patch: Patch
+    config: PreTrainedConfig
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        chosen = self.config._attn_implementation
+        if chosen is None or not chosen.endswith(NAME):  # a name that captures rows ends with it, too
+            raise UnsupportedModelError(
+                f"the attention implementation became {chosen!r} inside LM-Infinite, which needs its own: change it "
+                "before the block"
+            )
         name = "layer_past" if "layer_past" in kwargs else "past_key_values"
         cache, patch = kwargs.get(name), self.patch
         layer = None
@@ -115,28 +128,16 @@ def _mask(
     **_: Any,
 ) -> Padding:
     if not allow_is_causal_skip:
-        raise ValueError("LM-Infinite reads one text per row: packed sequences and custom masks are not possible")
+        raise ValueError(
+            "LM-Infinite reads one text per row into a plain DynamicCache: packed sequences, custom masks and static "
+            "caches are not possible"
+        )
     if attention_mask is not None and attention_mask.shape[-1] != kv_length:
         raise ValueError(
             f"the attention mask has {attention_mask.shape[-1]} columns for {kv_length - q_length} tokens seen before "
             f"and {q_length} new ones"
         )
     return Padding(starts_of(attention_mask), attention_mask is not None)
-
-
-@contextmanager
-def _replaced(module: nn.Module, forward: Any) -> Iterator[None]:
-    """The module's ``forward``, ours; whatever stood in its instance dictionary comes back."""
-    missing = object()
-    before = module.__dict__.get("forward", missing)
-    module.__dict__["forward"] = forward.__get__(module)
-    try:
-        yield
-    finally:
-        if before is missing:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 AttentionInterface.register(NAME, _attention)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.borrow import patchable
@@ -28,6 +27,7 @@ class Decoder:
 
     Attributes:
         model: the outermost transformers model; its configs name the attention function.
+        body: the part that runs the layers.
         attentions: the attention module of each layer.
         rotary: the module that makes phases; None under ALiBi.
         slopes: ALiBi's, float32 ``[h]``; None for rotary models.
@@ -35,6 +35,7 @@ class Decoder:
     """
 
     model: PreTrainedModel
+    body: PreTrainedModel
     attentions: tuple[nn.Module, ...]
     rotary: Any = None
     slopes: Tensor | None = None
@@ -57,16 +58,17 @@ def supported_decoder(model: nn.Module, shape: LambdaShape) -> Decoder:
         )
     if config.model_type in ROTARY:
         body = _body(found, "layers")
-        return Decoder(found, tuple(layer.self_attn for layer in body.layers), rotary=body.rotary_emb)
+        return Decoder(found, body, tuple(layer.self_attn for layer in body.layers), rotary=body.rotary_emb)
     heads, device = int(config.num_attention_heads), found.device
     if config.model_type == "bloom":
         slopes = build_alibi_tensor(torch.ones(1, 2, device=device), heads, torch.float32)[:, 0, 1]
-        attentions = tuple(block.self_attention for block in _body(found, "h").h)
-        return Decoder(found, attentions, slopes=slopes, forward=bloom_forward)
-    build: Any = build_mpt_alibi_tensor  # untyped
-    slopes = -build(heads, 2, config.attn_config.alibi_bias_max, device=device)[:, 0, 0]
-    attentions = tuple(block.attn for block in _body(found, "blocks").blocks)
-    return Decoder(found, attentions, slopes=slopes.float(), forward=mpt_forward)
+        body = _body(found, "h")
+        attentions = tuple(block.self_attention for block in body.h)
+        return Decoder(found, body, attentions, slopes=slopes, forward=bloom_forward)
+    body = _body(found, "blocks")
+    slopes = -body.build_mpt_alibi_tensor(heads, 2, device=device)[:, 0, 0]  # as in its forward, without alibi_bias_max
+    attentions = tuple(block.attn for block in body.blocks)
+    return Decoder(found, body, attentions, slopes=slopes.float(), forward=mpt_forward)
 
 
 def _why_not(config: Any, shape: LambdaShape) -> str | None:

@@ -14,7 +14,15 @@ from ctxcompress_integrations.hf.lambda_models import Decoder
 from ctxcompress_integrations.nn.lambda_attention import Queries, lambda_attention, lambda_step
 from ctxcompress_integrations.nn.lambda_flex import flex_lambda_attention
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, Starts, gather_sinks
-from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, grouped_logits, lambda_row, rotate
+from ctxcompress_integrations.nn.lambda_parts import (
+    Frame,
+    Middle,
+    Sinks,
+    best_of_middle,
+    grouped_logits,
+    lambda_row,
+    rotate,
+)
 
 GPU_FROM, GPU_WIDTH = 128, 16
 """New tokens in one forward, and width of a head, from which on a GPU the band is compiled."""
@@ -70,6 +78,10 @@ class Padding:
         """Itself: MPT turns its mask into bools."""
         return self
 
+    def contiguous(self) -> NoReturn:
+        """Refused: ``generate`` lays masks out beforehand only for caches of a fixed size."""
+        raise ValueError("LM-Infinite fills a plain DynamicCache, no static one: leave out cache_implementation")
+
 
 @dataclass(frozen=True, eq=False)
 class Pass:
@@ -104,8 +116,7 @@ class Pass:
                 return lambda_step(queries, *ring, sinks, frame, middle)
             if before is not None:
                 local, value = torch.cat([before[0], local], dim=2), torch.cat([before[1], value], dim=2)
-        is_large = query.is_cuda and query.shape[2] >= GPU_FROM and query.shape[3] >= GPU_WIDTH
-        if is_large and frame.slopes is None and middle is None:
+        if middle is None and _takes_flex(query, frame):
             return flex_lambda_attention(queries, local, value, sinks, frame)
         return lambda_attention(queries, local, value, sinks, frame, middle)
 
@@ -121,16 +132,30 @@ class Pass:
         own = query
         if self.phases is not None:
             own = rotate(query, *(phase.expand(b, -1, -1)[batch, at][:, None] for phase in self.phases))
-        logits = [
+        looking = self._moved(query, "middle")
+        local, far, middle = (
             grouped_logits(one.float(), keys.float(), scaling).view(b, h, n)
-            for one, keys in (
-                (own, self._rotated(key)),
-                (self._moved(query, "far"), key),
-                (self._moved(query, "middle"), key),
-            )
-        ]
-        n_middle = n if self.patch.rows_see_all else min(n, shape.middle_of(self.patch.index))
-        return lambda_row(*logits, shape=shape, at=at, starts=mask.starts, n_middle=n_middle)
+            for one, keys in ((own, self._rotated(key)), (self._moved(query, "far"), key), (looking, key))
+        )
+        if not self.patch.rows_see_all:
+            middle = middle.masked_fill(~self._looked_at(looking, key, mask.starts, at, scaling), -torch.inf)
+        return lambda_row(local, far, middle, shape=shape, at=at, starts=mask.starts)
+
+    def _looked_at(self, query: Tensor, key: Tensor, starts: Starts, at: Tensor, scaling: float) -> Tensor:
+        """Bool ``[b, h, n]``: the keys of the middle that :meth:`attend` adds for queries ``[b, h, 1, d]`` in ``at``.
+        Each row by itself and found the same way: of keys that tie the same ones.
+        """
+        shape, (b, h) = self.patch.shape, query.shape[:2]
+        looked = torch.zeros(b, h, key.shape[2], dtype=torch.bool, device=key.device)
+        k = shape.middle_of(self.patch.index)
+        for row, column in enumerate(at.tolist() if k else []):
+            first = 0 if starts.first is None else int(starts.first[row])
+            keys = key[row : row + 1, :, first:]
+            frame = Frame(shape, 0, Starts(), scaling)
+            found = best_of_middle(Middle(query[row : row + 1], keys, keys, k), column - first, frame)
+            if found is not None:
+                looked[row].scatter_(1, found[1].view(h, -1) + first, value=True)
+        return looked
 
     def _rotated(self, x: Tensor) -> Tensor:
         """Queries or keys at their own positions."""
@@ -156,3 +181,10 @@ class Pass:
             return sinks, None
         key, value = layer.everything(key, value) if layer is not None else (key, value)
         return sinks, Middle(self._moved(query[:, :, -1:], "middle"), key, value, n_middle)
+
+
+def _takes_flex(query: Tensor, frame: Frame) -> bool:
+    """Whether the band is compiled for queries ``[b, h, q, d]``."""
+    n_new, width = query.shape[2:]
+    is_large = n_new >= GPU_FROM and width >= GPU_WIDTH
+    return query.is_cuda and is_large and frame.slopes is None and not frame.is_plain(n_new)

@@ -54,8 +54,7 @@ def lambda_attention(
     """
     b, h, q, _ = queries.local.shape
     n_local, past = frame.shape.n_local, key.shape[2] - q
-    if frame.start == 0 and q <= n_local and frame.starts.first is None and frame.slopes is None:
-        # all is local: what the model itself would call, to the bit
+    if frame.is_plain(q):  # what the model itself would call, to the bit
         is_grouped = key.shape[1] != h
         return F.scaled_dot_product_attention(
             queries.local, key, value, is_causal=True, scale=frame.scaling, enable_gqa=is_grouped

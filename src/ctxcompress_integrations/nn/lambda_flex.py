@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo import config
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ctxcompress_integrations.nn.lambda_attention import Queries
@@ -17,6 +18,10 @@ from ctxcompress_integrations.nn.lambda_mask import Starts, hidden_sinks
 from ctxcompress_integrations.nn.lambda_parts import Frame, Sinks, grouped_logits
 
 BLOCK = 128
+FORMS = 64
+"""Compiled forms that may stand side by side: one row or several, padding or none, first chunks and later ones, for
+each kind of model. Past its own limit of 8 torch would compute ``[n, n]`` logits in silence; past this one it raises.
+"""
 
 
 def flex_lambda_attention(
@@ -27,9 +32,11 @@ def flex_lambda_attention(
     n_local, start, starts = frame.shape.n_local, frame.start, frame.starts
     mask = band_blocks(q, key.shape[2], n_local, start, starts, key.device)
     attention = _compiled() if is_compiled else flex_attention
-    band, aux = attention(
-        queries.local, key, value, block_mask=mask, scale=frame.scaling, enable_gqa=key.shape[1] != h, **_wants_lse()
-    )
+    is_grouped = key.shape[1] != h
+    with config.patch(cache_size_limit=FORMS):
+        band, aux = attention(
+            queries.local, key, value, block_mask=mask, scale=frame.scaling, enable_gqa=is_grouped, **_wants_lse()
+        )
     band_lse = getattr(aux, "lse", aux)
     logits = grouped_logits(queries.raw, sinks.key, frame.scaling).float()
     hidden = hidden_sinks(start, q, frame.shape, starts, key.device)
@@ -51,10 +58,12 @@ def band_blocks(
     """The band of the last ``n_queries`` of ``n_keys`` tokens; ``start`` is the first query's column."""
     past = n_keys - n_queries
     padding = starts.first.to(device) - (start - past) if starts.first is not None else None
+    # tensors: an int would be compiled into the code, anew for each length of the past
+    shift, width = (torch.full((), each, device=device) for each in (past, n_local))
 
     def is_seen(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = query + past - key
-        seen = (distance >= 0) & (distance < n_local)
+        distance = query + shift - key
+        seen = (distance >= 0) & (distance < width)
         return seen if padding is None else seen & ((key >= padding[row]) | (distance == 0))
 
     top = torch.arange(0, n_queries, BLOCK, device=device)[:, None] + past
@@ -73,8 +82,8 @@ def _table(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention)
+def _compiled(backend: str = "inductor") -> Any:
+    return torch.compile(flex_attention, fullgraph=True, backend=backend)  # fullgraph: an error at the limit
 
 
 def _wants_lse() -> dict[str, Any]:

@@ -28,6 +28,11 @@ class Frame(NamedTuple):
     scaling: float
     slopes: Tensor | None = None
 
+    def is_plain(self, n_new: int) -> bool:
+        """Whether ``n_new`` tokens are all there is and all local: then attention is the model's own."""
+        is_first = self.start == 0 and self.starts.first is None
+        return is_first and n_new <= self.shape.n_local and self.slopes is None
+
 
 class Sinks(NamedTuple):
     """Keys and values of each row's first real tokens, both ``[b, h_kv, n_global, d]``; a rotary model's keys stand
@@ -70,22 +75,33 @@ def less_distance(logits: Tensor, slopes: Tensor | None, distance: Tensor | int)
     return logits.float() - slopes.to(logits.device).view(1, logits.shape[1], logits.shape[2], 1, 1) * distance
 
 
-def add_middle(logits: list[Tensor], values: list[Tensor], middle: Middle, column: int, frame: Frame) -> None:
-    """Put the best keys between sinks and window beside theirs, for the one query that stands in ``column``."""
+def best_of_middle(middle: Middle, column: int, frame: Frame) -> tuple[Tensor, Tensor] | None:
+    """Logits and columns, ``[b, h_kv, g, 1, k]`` each, of the best keys between sinks and window for the one query that
+    stands in ``column``; None where nothing lies between.
+    """
     shape, starts = frame.shape, frame.starts
     low, high = starts.least + shape.n_global, column - shape.n_local + 1
     if low >= high:
-        return
+        return None
     found = grouped_logits(middle.query, middle.key[:, :, low:high], frame.scaling)  # [b, h_kv, g, 1, m]
     if starts.first is not None:
         first = starts.first.to(found.device)[:, None] + shape.n_global
         outside = torch.arange(low, high, device=found.device) < first
         found = found.masked_fill(outside[:, None, None, None], -torch.inf)
     best, index = found.topk(min(middle.k, high - low), dim=-1)
-    b, h_kv, g, _, k = index.shape
+    return best, index + low
+
+
+def add_middle(logits: list[Tensor], values: list[Tensor], middle: Middle, column: int, frame: Frame) -> None:
+    """Put the best keys between sinks and window beside theirs, for the one query that stands in ``column``."""
+    found = best_of_middle(middle, column, frame)
+    if found is None:
+        return
+    best, at = found
+    b, h_kv, g, _, k = at.shape
     d = middle.value.shape[-1]
-    flat = index.reshape(b, h_kv, g * k, 1).expand(-1, -1, -1, d) + low
-    logits.append(less_distance(best, frame.slopes, shape.middle_distance))
+    flat = at.reshape(b, h_kv, g * k, 1).expand(-1, -1, -1, d)
+    logits.append(less_distance(best, frame.slopes, frame.shape.middle_distance))
     values.append(middle.value.gather(2, flat).view(b, h_kv, g, k, d))
 
 
@@ -105,17 +121,15 @@ def one_softmax(logits: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     return mixed.reshape(b, h_kv * g, q, -1)
 
 
-def lambda_row(
-    local: Tensor, far: Tensor, middle: Tensor, *, shape: LambdaShape, at: Tensor, starts: Starts, n_middle: int
-) -> Tensor:
+def lambda_row(local: Tensor, far: Tensor, middle: Tensor, *, shape: LambdaShape, at: Tensor, starts: Starts) -> Tensor:
     """One query's attention over every token of its row, in fp32.
 
     Args:
-        local, far, middle: its logits ``[b, h, n]`` with all keys at their own place, at the ceiling, in the middle.
+        local, far, middle: its logits ``[b, h, n]`` with all keys at their own place, at the ceiling, in the middle;
+            in the middle -inf for those that it does not look at.
         shape: sizes of the Λ.
         at: ``[b]``, column of the query.
         starts: where rows begin.
-        n_middle: keys of the middle that it sees, the best of each head; 0 for none, ``n`` for all.
 
     Returns:
         float32 ``[b, h, n]``; each row sums to 1.
@@ -126,9 +140,5 @@ def lambda_row(
     distance = (at[:, None] - column)[:, None]  # [b, 1, n]
     from_start = (column - first[:, None])[:, None]
     is_local, is_sink = distance < shape.n_local, from_start < shape.n_global
-    seen = middle.float().masked_fill(is_local | is_sink, -torch.inf)
-    if n_middle < n:
-        least = seen.topk(n_middle, dim=-1).values[..., -1:] if n_middle else torch.inf
-        seen = seen.masked_fill(seen < least, -torch.inf)
-    logits = torch.where(is_local, local.float(), torch.where(is_sink, far.float(), seen))
+    logits = torch.where(is_local, local.float(), torch.where(is_sink, far.float(), middle.float()))
     return logits.masked_fill((distance < 0) | (from_start < 0), -torch.inf).softmax(dim=-1)

@@ -24,11 +24,12 @@ class InforCoef:
 
     Inside, evaluation removes tokens and training draws decisions with gradients, whose terms of the loss
     :func:`~ctxcompress_integrations.nn.token_sampler.norm_term` and ``entropy_term`` take from :attr:`traces`. Padded
-    batches give what single rows give. Outside, the model is what it was, bit for bit. The samplers stay the caller's:
-    they are no part of the model. One object may patch several models.
+    batches give what single rows give. Attention maps (``output_attentions``) behind a sampler hold the kept tokens
+    alone. Outside, the model is what it was, bit for bit. The samplers stay the caller's: they are no part of the
+    model. One object may patch several models, and several threads may use one inside.
 
     Args:
-        samplers: by number of the layer that they stand before; on the model's device.
+        samplers: by number of the layer that they stand before; on the model's device and in its dtype.
         query_end: id of the token that ends the query ([SEP]): nothing up to its first occurrence is ever dropped.
             None keeps [CLS] alone safe.
         threshold: log-odds above which a token is kept in evaluation; 0 as in training.

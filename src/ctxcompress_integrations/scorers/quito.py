@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.attention import trigger_rows
+from ctxcompress_integrations.hf.borrow import lock_of
 from ctxcompress_integrations.hf.load import load_decoder
 from ctxcompress_integrations.hf.positions import context_length
 from ctxcompress_integrations.hf.prompt import PromptTemplate
@@ -42,7 +43,7 @@ class Quito(PairScorer):
         long_input: what becomes of a passage beyond it. "windows": scored in overlapping windows, each under the query.
             "lm_infinite": read in one go with every layer's view held to ``max_tokens`` keys; the trigger's row then
             shows every token, those out of the model's view at half of ``max_tokens``. While such a passage is read,
-            nobody else should use the model.
+            the model's lock is held: this package's other scorers and readers wait, code of your own should, too.
 
     Raises:
         UnsupportedModelError: slow tokenizer, a layer that does not exist, or a model that LM-Infinite cannot patch.
@@ -79,7 +80,12 @@ class Quito(PairScorer):
         if long_input == "lm_infinite":
             from ctxcompress_integrations.hf.lambda_models import supported_decoder
 
-            supported_decoder(model, self._shape)
+            decoder = supported_decoder(model, self._shape)
+            if decoder.slopes is not None:
+                raise UnsupportedModelError(
+                    f"{type(decoder.model).__name__} is an ALiBi model, which shows no attention rows under "
+                    "LM-Infinite: take long_input='windows'"
+                )
         trained_on = model.get_input_embeddings().weight
         self.batch_tokens = 32768 if trained_on.is_cuda else 2048
 
@@ -131,13 +137,18 @@ class Quito(PairScorer):
             clipped = spans[inside].clip(prompt.start, prompt.end) - prompt.start
             yield clipped, len(ids), [layer[i, :, : len(ids)][:, inside] for layer in by_layer]
 
-    def _reach(self, n_tokens: int) -> AbstractContextManager[None]:
-        """Where the model reads prompts of up to ``n_tokens``: in LM-Infinite, if that is wanted and needed."""
+    @contextmanager
+    def _reach(self, n_tokens: int) -> Iterator[None]:
+        """Where the model reads prompts of up to ``n_tokens``: in LM-Infinite, if that is wanted and needed, and then
+        nobody else meanwhile.
+        """
         if self.long_input == "windows" or n_tokens <= self.max_tokens:
-            return nullcontext()
+            yield
+            return
         from ctxcompress_integrations.hf.lambda_attention import lambda_window
 
-        return lambda_window(self.model, self._shape, rows_see_all=True)
+        with lock_of(self.model), lambda_window(self.model, self._shape, rows_see_all=True):
+            yield
 
     @property
     def _shape(self) -> LambdaShape:

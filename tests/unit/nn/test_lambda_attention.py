@@ -1,17 +1,21 @@
 """Λ-attention against its slow twin: every pair's distance and visibility written out, one softmax, [n, n] and all."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from ctxcompress_integrations.nn import lambda_attention as la
+from ctxcompress_integrations.nn import lambda_flex
 from ctxcompress_integrations.nn.lambda_flex import BLOCK, band_blocks, flex_lambda_attention
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape, MiddleTopK, Starts, gather_sinks, starts_of
-from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, lambda_row, rotate
+from ctxcompress_integrations.nn.lambda_parts import Frame, Middle, Sinks, best_of_middle, lambda_row, rotate
 from largest import Largest
 
 D, SHAPE = 8, LambdaShape(3, 10)
@@ -156,6 +160,38 @@ def test_flex_path_equals_the_blocked_one(start, padded):
     torch.testing.assert_close(got, fast(q, k, v, SHAPE, starts=starts, start=start), atol=1e-5, rtol=0)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """The compiled path, on a CPU: traced for each form, computed as it stands."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(lambda_flex, "_compiled", partial(lambda_flex._compiled, "eager"))
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("error:.*flex_attention called without torch.compile.*")
+@pytest.mark.usefixtures("traced")
+def test_flex_path_serves_rows_lengths_pasts_windows_and_padding():
+    """More than the 8 forms after which torch goes on uncompiled; few, because pasts and windows are no constants."""
+    counters.clear()
+    for i in range(24):
+        n, b, shape = 30 + 7 * i, 1 + i % 3, LambdaShape(3, 10 + i % 4)
+        q, k, v = heads(n, b=b, seed=i)
+        starts = starts_of(torch.tensor([[0] * (5 * row) + [1] * (n - 5 * row) for row in range(b)])) if i % 2 else None
+        given = {"starts": starts, "start": i * 11 % 29}
+        got = fast(q, k, v, shape, **given, function=flex_lambda_attention)
+        torch.testing.assert_close(got, fast(q, k, v, shape, **given), atol=1e-5, rtol=0)
+    assert 8 < counters["stats"]["unique_graphs"] <= 16
+
+
+@pytest.mark.usefixtures("traced")
+def test_flex_path_past_its_forms_is_an_error(monkeypatch):
+    monkeypatch.setattr(lambda_flex, "FORMS", 1)
+    fast(*heads(40), SHAPE, function=flex_lambda_attention)
+    with pytest.raises(FailOnRecompileLimitHit):
+        fast(*heads(40, b=2), SHAPE, function=flex_lambda_attention)
+
+
 @pytest.mark.parametrize(("n_queries", "n_keys", "n_local"), [(700, 700, 200), (300, 811, 512), (130, 257, 128)])
 def test_block_table_is_that_of_the_literal_band(n_queries, n_keys, n_local):
     start = n_keys - n_queries + 1000
@@ -181,7 +217,7 @@ def test_compiled_band_through_the_block_table_equals_the_literal_mask():
     q, k, v = torch.randn(2, 4, 700, 16), torch.randn(2, 2, 811, 16), torch.randn(2, 2, 811, 16)
     table = band_blocks(700, 811, 200, 111, Starts(torch.tensor([0, 300]), 0, 300), q.device)
     with torch.no_grad():
-        got = torch.compile(flex_attention)(q, k, v, block_mask=table, enable_gqa=True)
+        got = torch.compile(flex_attention, fullgraph=True)(q, k, v, block_mask=table, enable_gqa=True)
     i, j = torch.arange(111, 811)[:, None], torch.arange(811)
     is_real = (j >= torch.tensor([0, 300])[:, None, None]) | (i == j)
     seen = ((i - j >= 0) & (i - j < 200) & is_real)[:, None]
@@ -208,7 +244,7 @@ def test_row_is_that_of_the_attention():
     """The captured row times the values is the attention's output, for every way to see the middle."""
     q, k, v = heads(40, b=2)
     at = torch.tensor([39, 31])
-    for shape, n_middle in ((SHAPE, 0), (LambdaShape(3, 10, MiddleTopK(k=4)), 4)):
+    for shape in (SHAPE, LambdaShape(3, 10, MiddleTopK(k=4))):
         flat = rotate(k, *phases([0])).repeat_interleave(2, 1)
         turned = rotate(k, *phases(range(40))).repeat_interleave(2, 1)
         one = q[torch.arange(2), :, at][:, :, None]
@@ -222,7 +258,15 @@ def test_row_is_that_of_the_attention():
                 (rotate(one, *phases([5])), flat),
             )
         ]
-        row = lambda_row(*logits, shape=shape, at=at, starts=Starts(), n_middle=n_middle)
+        looked = torch.zeros_like(logits[2], dtype=torch.bool)
+        if shape.middle is not None:
+            looking = rotate(one, *phases([5]))
+            for i in range(2):
+                middle = Middle(looking[i : i + 1], k[i : i + 1], v[i : i + 1], 4)
+                _, columns = best_of_middle(middle, int(at[i]), Frame(shape, 0, Starts(), D**-0.5))
+                looked[i].scatter_(1, columns.view(4, 4), value=True)
+        logits[2] = logits[2].masked_fill(~looked, -torch.inf)
+        row = lambda_row(*logits, shape=shape, at=at, starts=Starts())
         for i, end in enumerate((40, 32)):
             want = twin(q[i, :, :end], k[i, :, :end], v[i, :, :end], shape, looking_rows={end - 1})[:, -1]
             got = torch.einsum("hn,hnd->hd", row[i], v[i].repeat_interleave(2, 0))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -137,6 +138,41 @@ def test_left_padding_keeps_the_first_real_token():
         torch.testing.assert_close(fast[i, start:], slow, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_half_precision_drops_the_same_way(dtype):
+    """Rows together equal rows alone; maps of attention are those of what was kept."""
+    model = encoder().to(dtype)
+    made = samplers(model)
+    ids, mask = rows()
+    with InforCoef(made, threshold=1e4, query_end=END)(model):
+        together = model(ids, attention_mask=mask, output_attentions=True)
+        for i, n in enumerate(LENGTHS):
+            alone = model(ids[i : i + 1, :n]).last_hidden_state[0]
+            torch.testing.assert_close(together.last_hidden_state[i, :n], alone, atol=0.05, rtol=0.05)
+    n_query = max(ids[i, : LENGTHS[i]].tolist().index(END) + 1 for i in range(len(LENGTHS)))
+    assert [tuple(each.shape) for each in together.attentions] == [(4, 4, n_query, n_query)] * 3
+
+
+@torch.no_grad()
+def test_threads_do_not_see_each_other():
+    model, (ids, mask) = encoder(), rows()
+    found = {}
+    with InforCoef(samplers(model), query_end=END)(model):
+        want = [model(ids[i:], attention_mask=mask[i:]).last_hidden_state for i in range(3)]
+
+        def read(i):
+            with torch.no_grad():
+                found[i] = [model(ids[i:], attention_mask=mask[i:]).last_hidden_state for _ in range(20)]
+
+        threads = [threading.Thread(target=read, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(torch.equal(each, want[i]) for i in range(3) for each in found[i])
+
+
 @torch.no_grad()
 def test_layers_see_fewer_rows():
     model = encoder()
@@ -198,6 +234,19 @@ def test_restoration_after_an_exception_and_copies():
     assert dict(model._forward_pre_hooks) == hooks
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert copy.deepcopy(model)(ids).last_hidden_state.shape == (4, 11, 32)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta"])
+@torch.no_grad()
+def test_compiled_inside_follows_the_patch_in_and_out(family):
+    model = encoder(family)
+    ids, mask = rows()
+    plain = model(ids, attention_mask=mask).last_hidden_state
+    with InforCoef(samplers(model))(model):
+        inside, compiled = model(ids, attention_mask=mask).last_hidden_state, torch.compile(model, backend="eager")
+        torch.testing.assert_close(compiled(ids, attention_mask=mask).last_hidden_state, inside)
+    torch.testing.assert_close(compiled(ids, attention_mask=mask).last_hidden_state, plain)
+    assert not torch.allclose(inside, plain)
 
 
 def test_entering_twice_and_several_models():
@@ -269,6 +318,10 @@ def test_samplers_and_inputs_that_do_not_fit():
     made = token_samplers(model, (0,))
     with pytest.raises(ValueError, match="has 2 layers of width 32, got a sampler of width 32 for layer 7"):
         InforCoef({7: made[0]})(model).__enter__()
+    model.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"in torch.bfloat16, got a sampler in torch.float32 .* sampler.to\(model.dty"):
+        InforCoef(made)(model).__enter__()
+    model.to(torch.float32)
     with InforCoef(made)(model):
         with pytest.raises(ValueError, match="needs input_ids"):
             model(inputs_embeds=torch.zeros(1, 3, 32))

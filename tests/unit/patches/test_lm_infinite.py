@@ -3,6 +3,7 @@
 import copy
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from transformers import DynamicCache
 
 from ctxcompress_integrations.hf.attention import trigger_rows
 from ctxcompress_integrations.hf.lambda_attention import lambda_window
+from ctxcompress_integrations.hf.lambda_pass import Padding, Pass, Patch, _takes_flex
 from ctxcompress_integrations.hf.streaming import read, token_losses
-from ctxcompress_integrations.nn.lambda_mask import LambdaShape
+from ctxcompress_integrations.nn.lambda_mask import LambdaShape, Starts
+from ctxcompress_integrations.nn.lambda_parts import Frame
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite, MiddleTopK
+from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 from largest import Largest
 
@@ -37,7 +41,7 @@ def decoder(family, **changes):
     torch.manual_seed(0)
     if family == "mpt":
         sizes = {"d_model": 32, "n_heads": 4, "n_layers": 3, "vocab_size": 500, "max_seq_len": 64}
-        config = transformers.MptConfig(**sizes, initializer_range=0.3)
+        config = transformers.MptConfig(**sizes, initializer_range=0.3, **changes)
         return transformers.MptForCausalLM(config).eval()
     if family in SCALINGS or changes:
         config = tiny_decoder("llama_gqa")[0].config
@@ -93,13 +97,14 @@ def test_prefill_chunks_and_decoding_equal_the_literal_twin(family, middle, twin
         assert_same(steps, logits(model, ids, use_cache=False))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama_gqa", "qwen2", "bloom"])
-def test_bf16_is_as_close_to_fp32_as_the_plain_model_is(family, twin_of):
+def test_half_precision_is_as_close_to_fp32_as_the_plain_model_is(family, dtype, twin_of):
     model, ids = decoder(family), tokens(2)
     with twin_of(model, LambdaShape(N_GLOBAL, N_LOCAL)):
         want = logits(model, ids, use_cache=False)
     plain = logits(model, ids)
-    model.to(torch.bfloat16)
+    model.to(dtype)
     usual = spread(logits(model, ids), plain)
     with LMInfinite(N_GLOBAL, N_LOCAL)(model):
         assert spread(logits(model, ids), want) <= 1.25 * usual
@@ -124,6 +129,28 @@ def test_within_the_window_nothing_changes(family, dtype):
         assert_same(chunks, want)
     else:
         assert max(spread(got, exact), spread(chunks, exact)) <= 1.25 * spread(want, exact)
+
+
+def test_gpu_compiles_the_band_for_what_is_long_and_not_plain():
+    """Within the window it is SDPA there, too."""
+    there = SimpleNamespace(is_cuda=True, shape=(2, 4, 300, 16))
+    takes = {
+        (n_local, start): _takes_flex(there, Frame(LambdaShape(N_GLOBAL, n_local), start, Starts(), 1.0))
+        for n_local in (299, 300)
+        for start in (0, 1)
+    }
+    assert takes == {(299, 0): True, (299, 1): True, (300, 0): False, (300, 1): True}
+    alibi = Frame(LambdaShape(N_GLOBAL, 299), 0, Starts(), 1.0, torch.ones(4))
+    assert not _takes_flex(there, alibi)
+    assert not _takes_flex(torch.zeros(2, 4, 300, 16), Frame(LambdaShape(N_GLOBAL, 299), 0, Starts(), 1.0))
+
+
+@pytest.mark.parametrize("field", [{"alibi_bias_max": 16}, {"clip_qkv": 0.5}, {"softmax_scale": 0.1}], ids=str)
+def test_mpt_settings_mean_inside_what_they_mean_outside(field):
+    model, ids = decoder("mpt", attn_config=field), tokens(2)
+    with LMInfinite(N_GLOBAL, 64)(model):
+        inside = logits(model, ids)
+    assert_same(inside, logits(model, ids))
 
 
 @pytest.mark.parametrize("middle", [None, MiddleTopK(k=3, from_layer=1)], ids=["", "middle"])
@@ -282,6 +309,33 @@ def test_composes_with_lora():
     assert not torch.allclose(with_adapter, without, atol=1e-3)
 
 
+@pytest.mark.parametrize("max_batch", [1, 2, 8])
+def test_reader_inside_reads_prompts_past_the_positions_of_its_model(max_batch):
+    model, tokenizer = tiny_decoder("llama_gqa", n_positions=64)
+    prompts = [["The river is near the tower. " * n, "Where?"] for n in (1, 40, 9)]
+    with LMInfinite(N_GLOBAL, 64)(model):
+        with pytest.raises(ValueError, match="the model reads 64"):
+            HFReader(model, tokenizer).generate_many(prompts)
+        reader = HFReader(model, tokenizer, max_tokens=10_000, max_batch=max_batch)
+        found = reader.generate_many(prompts, max_new_tokens=20)
+        assert found == [reader.generate(prompt, max_new_tokens=20) for prompt in prompts]
+        assert "".join(reader.stream(prompts[1], max_new_tokens=20)) == found[1]
+        for prompt, answer in zip(prompts, found, strict=True):
+            ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": "".join(prompt)}], add_generation_prompt=True, return_tensors="pt"
+            )["input_ids"]
+            new = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=2)
+            assert tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True) == answer
+
+
+def test_gradients_through_a_cache_fail_aloud():
+    model, ids, cache = decoder("llama_gqa"), tokens(), DynamicCache()
+    with LMInfinite(N_GLOBAL, N_LOCAL)(model):
+        losses = [model(ids[:, a:b], past_key_values=cache).logits.sum() for a, b in pairwise(CUTS)]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            sum(losses).backward()
+
+
 def test_gradients_reach_lora_inside():
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(decoder("llama_gqa"), peft.LoraConfig(target_modules=["q_proj", "k_proj"], r=2))
@@ -315,6 +369,21 @@ def test_trigger_rows_are_those_of_the_twin(family, middle, twin_of):
     torch.testing.assert_close(padded[0], row, atol=1e-5, rtol=0)
     torch.testing.assert_close(padded[1, :, :33], alone, atol=1e-5, rtol=0)
     assert ((row > 0).sum(1) == N_GLOBAL + N_LOCAL + (3 if middle else 0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_row_takes_the_keys_that_attention_takes_where_they_tie(dtype):
+    """Many columns hold one key with different values: who takes another of them mixes another value."""
+    shape, made = LambdaShape(N_GLOBAL, N_LOCAL, MiddleTopK(k=3, from_layer=0)), torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, N, 8, generator=made).to(dtype) for heads in (4, 2, 2))
+    k[:, :, N_GLOBAL:40] = k[:, :, :1]
+    one = Pass(Patch(shape, 0, rows_see_all=False, phases=None, slopes=None), None, None)
+    for end in (N, 57):
+        whole = one.attend(q[:, :, :end], k[:, :, :end], v[:, :, :end], Padding(), scaling=1.0)[:, :, -1]
+        row = one.row(q, k, Padding(), torch.full((2,), end - 1), scaling=1.0)
+        assert ((row > 0).sum(-1) == N_GLOBAL + N_LOCAL + 3).all()
+        mixed = torch.einsum("bhn,bhnd->bhd", row, v.float().repeat_interleave(2, dim=1))
+        torch.testing.assert_close(mixed, whole.float(), atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
 
 
 def test_rows_that_see_all_are_the_plain_ones_within_the_window_and_whole_beyond():

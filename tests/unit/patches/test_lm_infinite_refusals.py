@@ -9,7 +9,7 @@ import transformers
 from transformers import DynamicCache, StaticCache
 
 from ctxcompress_integrations.errors import UnsupportedModelError
-from ctxcompress_integrations.hf.attention import trigger_rows
+from ctxcompress_integrations.hf.attention import eager_attention, trigger_rows
 from ctxcompress_integrations.patches.lm_infinite import LMInfinite
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 
@@ -87,15 +87,19 @@ def test_compiled_models():
     assert_refused(model, "the model is compiled")
 
 
-@pytest.mark.slow  # compiles
-def test_compiled_inside_follows_the_patch_in_and_out():
-    model = tiny_decoder("llama", n_layers=1)[0]
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # BLOOM's own, compiled
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_compiled_inside_follows_the_patch_in_and_out(family):
+    model = tiny_decoder(family, n_layers=2)[0]
     with torch.no_grad():
         plain = model(IDS).logits
         with PATCH(model):
             inside, compiled = model(IDS).logits, torch.compile(model, backend="eager")
-            torch.testing.assert_close(compiled(IDS).logits, inside)
+            for arguments in ({}, {"use_cache": False}, {"attention_mask": torch.ones_like(IDS)}):
+                torch.testing.assert_close(compiled(IDS, **arguments).logits, inside)
         torch.testing.assert_close(compiled(IDS).logits, plain)
+        with LMInfinite(2, 8)(model):
+            torch.testing.assert_close(compiled(IDS).logits, model(IDS).logits)
     assert not torch.allclose(inside, plain)
 
 
@@ -146,6 +150,21 @@ def test_models_that_share_a_config_are_told():
     other(IDS)
 
 
+def test_another_attention_implementation_inside():
+    bloom, model = tiny_decoder("bloom")[0], tiny_decoder("llama")[0]
+    with PATCH(bloom), eager_attention(bloom), pytest.raises(UnsupportedModelError, match="became 'eager' inside"):
+        bloom(IDS)
+    with torch.no_grad(), PATCH(model):
+        inside = model(IDS).logits
+        with eager_attention(model), pytest.raises(UnsupportedModelError, match="became 'eager' inside LM-Infinite"):
+            model(IDS)
+        assert torch.equal(model(IDS).logits, inside)
+        model.set_attn_implementation("eager")
+        with pytest.raises(UnsupportedModelError, match="change it before the block"):
+            model(IDS)
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_caches_that_do_not_fit():
     model = tiny_decoder("llama")[0]
     with torch.no_grad():
@@ -165,6 +184,15 @@ def test_caches_that_do_not_fit():
             model(IDS, past_key_values=inside)
         with PATCH(model):
             model(IDS, past_key_values=inside)  # the same shape reads on
+
+
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "bloom"])
+@pytest.mark.filterwarnings("ignore:.*cache_implementation.*")
+def test_static_caches_of_generate(family, n):
+    model = tiny_decoder(family)[0]
+    with PATCH(model), pytest.raises(ValueError, match="plain DynamicCache.*static|StaticCache"):
+        model.generate(IDS[:, :n], max_new_tokens=3, do_sample=False, cache_implementation="static")
 
 
 def test_masks_that_it_cannot_read():

@@ -1,5 +1,7 @@
 """Passages beyond the model's window, read in one go under LM-Infinite: ``quito`` and ``probe``."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.hf.lambda_attention import lambda_window
 from ctxcompress_integrations.hf.probe import ProbeHead
 from ctxcompress_integrations.nn.lambda_mask import LambdaShape
+from ctxcompress_integrations.readers.hf import HFReader
 from ctxcompress_integrations.scorers.base import ScoreRequest
 from ctxcompress_integrations.scorers.probe import Probe
 from ctxcompress_integrations.scorers.quito import Quito
@@ -68,6 +71,30 @@ def test_compressor_takes_it_and_keeps_its_promises():
     assert all(LONG[s.start : s.end] for s in result.passages[0].spans)
 
 
+def test_scorers_and_readers_in_other_threads_never_meet_the_patch():
+    model, tokenizer = tiny_decoder("llama_gqa", n_positions=160)
+    one, other = (Quito(model, tokenizer, long_input="lm_infinite") for _ in range(2))
+    windows, reader = Quito(model, tokenizer), HFReader(model, tokenizer)
+    jobs = [
+        lambda: read(one, LONG)[0].scores.tolist(),
+        lambda: read(other, LONG)[0].scores.tolist(),
+        lambda: read(windows, LONG)[0].scores.tolist(),
+        lambda: reader.generate_many([[LONG[:200]]], max_new_tokens=20),
+    ]
+    want, found = [job() for job in jobs], [[] for _ in jobs]
+
+    def again(job, results):
+        for _ in range(6):
+            results.append(job())
+
+    threads = [threading.Thread(target=again, args=pair, daemon=True) for pair in zip(jobs, found, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [[each] * 6 for each in want]
+
+
 def test_query_that_fills_the_window_is_an_error_still():
     with pytest.raises(ValueError, match="leaves no room"):
         scorer("quito", long_input="lm_infinite").score([ScoreRequest([SHORT], "why " * 300)])
@@ -78,6 +105,8 @@ def test_what_cannot_be_is_named(tmp_path):
         scorer("quito", long_input="stretch")
     with pytest.raises(UnsupportedModelError, match="GPT2LMHeadModel: its positions are absolute"):
         Quito(*tiny_decoder("gpt2"), long_input="lm_infinite")
+    with pytest.raises(UnsupportedModelError, match="BloomForCausalLM .* no attention rows .* long_input='windows'"):
+        Quito(*tiny_decoder("bloom"), long_input="lm_infinite")
     with pytest.raises(ValueError, match="the scorer 'lexical' takes no long_input, got long_input='lm_infinite'"):
         load_compressor("lexical", long_input="lm_infinite")
     model, tokenizer = tiny_decoder("llama", n_positions=160)
