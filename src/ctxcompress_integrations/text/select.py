@@ -18,6 +18,8 @@ from ctxcompress_integrations.text.selection import Mask, ScoredWords, Selection
 
 MAX_TRIES = 8
 """Exact recounts that may fail before the top-up stops: what is left of the budget is then a few tokens."""
+SHARPNESS = 1.5
+"""Of a cut: with 0 the longest run would win; from 1 to 2.5 as many answers are kept (docs/selection.md)."""
 
 
 def select_above(passages: Sequence[ScoredWords], threshold: float, unit: str, protect: Sequence[str]) -> list[Mask]:
@@ -165,12 +167,13 @@ def _cut(selection: Selection, units: Sequence[Unit], budget: int) -> bool:
 
 
 def _run(selection: Selection, unit: Unit, costs: Sequence[int], room: int) -> Unit | None:
-    """The run of the unit's words, costing at most ``room`` tokens, whose tokens' scores have the highest sum above the
-    unit's lowest; the first one among equals.
+    """The run of the unit's words, costing at most ``room`` tokens, that is worth most; the first one among equals. A
+    token is worth the more the further its word stands out of the unit: ``exp(SHARPNESS z)`` of its standard score.
     """
     scores = selection.passages[unit.passage].scores[unit.first : unit.last].astype(np.float64)
+    standard = (scores - scores.max()) / (scores.std() or 1.0)  # a constant more changes no order
     spent = np.append(0, np.cumsum(costs))
-    worth = np.append(0, np.cumsum((scores - scores.min()) * costs))
+    worth = np.append(0, np.cumsum(np.exp(SHARPNESS * standard) * costs))
     ends = np.searchsorted(spent, spent[:-1] + room, side="right") - 1
     starts = np.flatnonzero(ends > np.arange(len(scores)))
     if not len(starts):

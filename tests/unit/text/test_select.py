@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ctxcompress_integrations.text.budget import Meter
-from ctxcompress_integrations.text.select import select_within
+from ctxcompress_integrations.text.select import SHARPNESS, select_within
 from ctxcompress_integrations.text.selection import ScoredWords
 
 
@@ -25,10 +25,11 @@ def kept(passage, budget, *, fee=0, **options):
 
 
 def best_run(sizes, scores, budget):
-    """First and last word of the run with the highest sum of letters' scores above the lowest, by trying them all."""
-    worth = (np.float32(scores) - np.float32(scores).min()) * sizes
+    """First and last word of the run that is worth most, by trying them all."""
+    standard = (np.float32(scores).astype(float) - np.mean(scores)) / np.std(scores)
+    worth = [size * np.exp(SHARPNESS * z) for size, z in zip(sizes, standard, strict=True)]
     runs = [(i, j) for i in range(len(sizes)) for j in range(i + 1, len(sizes) + 1) if sum(sizes[i:j]) <= budget]
-    return max(runs, key=lambda run: (worth[slice(*run)].sum(), -run[0], run[1]), default=None)
+    return max(runs, key=lambda run: (sum(worth[slice(*run)]), -run[0], run[1]), default=None)
 
 
 @pytest.mark.parametrize("seed", range(40))
