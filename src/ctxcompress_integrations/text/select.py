@@ -19,7 +19,7 @@ from ctxcompress_integrations.text.selection import Mask, ScoredWords, Selection
 MAX_TRIES = 8
 """Exact recounts that may fail before the top-up stops: what is left of the budget is then a few tokens."""
 SHARPNESS = 1.5
-"""Of a cut: with 0 the longest run would win; from 1 to 2.5 as many answers are kept (docs/selection.md)."""
+"""Of a cut: with 0 the longest run would win; from 1 to 2.5 as many answers are kept (docs/decisions.md, 60)."""
 
 
 def select_above(passages: Sequence[ScoredWords], threshold: float, unit: str, protect: Sequence[str]) -> list[Mask]:
@@ -149,17 +149,23 @@ def _top_up(selection: Selection, queue: Sequence[Unit], taken: list[Unit], budg
 
 def _cut(selection: Selection, units: Sequence[Unit], budget: int) -> bool:
     """Keep the best run of words that fits, of the first unit that has one; True when there was one."""
+    before = selection.n_tokens()
     for unit in units:
-        costs = [selection.cost(Unit(unit.passage, i, i + 1, unit.score)) for i in range(unit.first, unit.last)]
-        room, best, seen = budget - selection.n_tokens(), None, set[Unit]()
-        while (run := _run(selection, unit, costs, room)) is not None and run not in seen:
-            seen.add(run)
-            spare = budget - selection.n_tokens_with(run)
-            if spare >= 0:
-                best = run
+        words = (Unit(unit.passage, i, i + 1, unit.score) for i in range(unit.first, unit.last))
+        costs = [max(1, selection.cost(word)) for word in words]  # a word that is free alone may not be among others
+        room, best = budget - before, None
+        while (run := _run(selection, unit, costs, room)) is not None:
+            alone = sum(costs[run.first - unit.first : run.last - unit.first])
+            together = selection.n_tokens_with(run) - before
+            if together <= budget - before:
+                best, wider = run, alone + budget - before - together
+                if wider <= room:
+                    break
+                room = wider  # words cost less together than each alone
             elif best is not None:
                 break  # the last one that fitted is as good as it gets
-            room += spare if spare >= 0 else spare - len(seen)  # counted alone, words cost a little more or less
+            else:
+                room = alone * (budget - before) // together  # less than it cost alone: another, smaller run
         if best is not None:
             selection.flip(best, on=True)
             return True

@@ -17,10 +17,15 @@ def sentence(sizes, scores):
     return ScoredWords(text, words, np.array([0]), scores[None], scores)
 
 
-def kept(passage, budget, *, fee=0, **options):
-    """Under a token for every letter, and a fee for every text; spaces cost nothing."""
+def kept(passage, budget, *, fee=0, space=0, **options):
+    """Under a token for every letter, a fee for every text, and so much for a space between words."""
     settings = {"unit": "sentence", "protect": (), "joiner": " ", "is_hard": True, **options}
-    (mask,) = select_within([passage], budget, meter=Meter(lambda text: len(text.replace(" ", "")) + fee), **settings)
+    (mask,) = select_within(
+        [passage],
+        budget,
+        meter=Meter(lambda text: len(text.replace(" ", "")) + fee + space * text.strip().count(" ")),
+        **settings,
+    )
     return mask
 
 
@@ -60,3 +65,21 @@ def test_what_words_cost_together_decides():
         assert sum(sizes[i] for i in found) + 2 <= budget
         assert len(found), budget
         assert budget - sum(sizes[i] for i in found) - 2 <= max(sizes)
+
+
+@pytest.mark.parametrize("space", [1, 5, 20])
+def test_words_that_cost_more_together_than_alone_leave_a_smaller_run(space):
+    sizes, scores = [5, 3, 8, 2, 6, 4], [0.2, 0.5, 0.4, 0.1, 0.6, 0.3]
+    for budget in range(8, 30):
+        found = np.flatnonzero(kept(sentence(sizes, scores), budget, space=space))
+        assert len(found), budget
+        assert sum(sizes[i] for i in found) + space * (len(found) - 1) <= budget
+
+
+def test_words_that_are_free_alone_are_counted_together():
+    passage = sentence([1, 2, 3, 2, 1, 3, 2, 3], [0.2, 0.5, 0.4, 0.1, 0.6, 0.3, 0.2, 0.1])
+    for budget in (1, 2, 3):
+        meter = Meter(lambda text: len(text.replace(" ", "")) // 4)
+        (mask,) = select_within([passage], budget, unit="sentence", protect=(), meter=meter, joiner=" ", is_hard=True)
+        found = "".join("x" * size for size, is_kept in zip([1, 2, 3, 2, 1, 3, 2, 3], mask, strict=True) if is_kept)
+        assert budget - 1 <= len(found) // 4 <= budget
