@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.records import (
     PASSAGE_SEPARATOR,
     CompressionResult,
@@ -86,8 +87,7 @@ def allocate(
     Raises:
         ValueError: a budget below 1 or an unknown form.
     """
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-        raise ValueError(f"budget must be None or an int >= 1, got {budget!r}")
+    budget = None if budget is None else whole("budget", budget)
     if form not in get_args(Allowed):
         raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
     retrieved = _Set(result, summaries, Meter(as_counter(count_tokens)), form)

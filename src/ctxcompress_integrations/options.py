@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from ctxcompress_integrations._numbers import as_python, whole
 from ctxcompress_integrations.records import Passage
-from ctxcompress_integrations.text.budget import as_python
 from ctxcompress_integrations.text.protect import check_patterns
 
 Passages: TypeAlias = Sequence[Passage | str]
@@ -54,9 +54,8 @@ class CompressionOptions:
             raise ValueError(f"give exactly one of {', '.join(LIMITS)}, got {given}")
         if self.keep_ratio is not None and not (_is_number(self.keep_ratio) and 0 < self.keep_ratio <= 1):
             raise ValueError(f"keep_ratio must be a number in (0, 1], got {self.keep_ratio!r}")
-        budget = self.token_budget
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-            raise ValueError(f"token_budget must be an int >= 1, got {budget!r}")
+        if self.token_budget is not None:
+            whole("token_budget", self.token_budget)
         if self.threshold not in (None, "auto") and not _is_number(self.threshold):
             raise ValueError(f"threshold must be a number or 'auto', got {self.threshold!r}")
         if self.unit not in get_args(Unit):

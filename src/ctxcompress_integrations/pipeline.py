@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label, pruned_within
 from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.options import OptionArguments
@@ -114,8 +115,6 @@ class Pipeline:
         form: Allowed = "mixed",
         max_new_tokens: int = 128,
     ) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be an int >= 1, got {k!r}")
         if reader_budget is not None and not isinstance(reader, Reader):
             raise ValueError(f"reader_budget={reader_budget!r} needs a Reader, which counts positions; got {reader!r}")
         if (fingerprint, on_miss) != (None, None) and reader_budget is None:
@@ -126,7 +125,7 @@ class Pipeline:
             message = f"{type(reader).__name__} reads text only: passages travel as text, their summaries stay unread"
             warnings.warn(message, UserWarning, stacklevel=2)
             fingerprint = on_miss = None
-        self.index, self.compressor, self.k, self.reader = index, compressor, k, reader
+        self.index, self.compressor, self.k, self.reader = index, compressor, whole("k", k), reader
         self.reader_budget, self.fingerprint, self.form = reader_budget, fingerprint, form
         self.on_miss, self.max_new_tokens = on_miss, max_new_tokens
         self._retrieving = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")

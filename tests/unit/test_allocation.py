@@ -207,7 +207,7 @@ def test_best_passages_as_text_and_the_tail_as_vectors():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 0}, "None or an int >= 1, got 0"),
+        ({"budget": 0}, "budget must be an int >= 1, got 0"),
         ({"budget": 1.5}, "got 1.5"),
         ({"form": "both"}, "'both'"),
     ],

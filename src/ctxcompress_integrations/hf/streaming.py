@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from ctxcompress_integrations._numbers import whole
+
 
 def read(
     model: Any, input_ids: Tensor, *, chunk: int = 1024, attention_mask: Tensor | None = None
@@ -47,8 +49,7 @@ def _chunks(
     """``(first column, logits [b, q, v])`` of each chunk, or of its last token alone."""
     if input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(f"input_ids must be [b, n] with n >= 1, got shape {tuple(input_ids.shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be an int >= 1, got {chunk!r}")
+    chunk = whole("chunk", chunk)
     for start in range(0, input_ids.shape[1], chunk):
         end = min(start + chunk, input_ids.shape[1])
         mask = None if attention_mask is None else attention_mask[:, :end]

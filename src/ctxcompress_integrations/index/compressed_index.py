@@ -16,13 +16,14 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import IndexReadOnlyError
 from ctxcompress_integrations.index import directory, snapshots
 from ctxcompress_integrations.index.building import Progress
 from ctxcompress_integrations.index.embedding import given_rows, given_vectors, identify, resolve
 from ctxcompress_integrations.index.layout import Layout
 from ctxcompress_integrations.index.manifest import Manifest
-from ctxcompress_integrations.index.reading import check_count, checked_ids
+from ctxcompress_integrations.index.reading import checked_ids
 from ctxcompress_integrations.index.rows import Row, sorted_out, to_rows
 from ctxcompress_integrations.index.summarized import SummarizedIndex
 from ctxcompress_integrations.index.vectors import IVF_FROM
@@ -68,7 +69,7 @@ class CompressedIndex(SummarizedIndex):
         Raises:
             IndexExistsError: something is already there.
         """
-        check_count("ivf_from", ivf_from)
+        ivf_from = whole("ivf_from", ivf_from)
         layout = Layout(Path(path))
         if (embedder is None) != (dimension is not None):
             raise ValueError(f"give an embedder or a dimension, got embedder={embedder!r:.80}, dimension={dimension!r}")
@@ -119,7 +120,7 @@ class CompressedIndex(SummarizedIndex):
         Raises:
             IndexDamagedError: ``passages.sqlite`` is lost too, or the manifest is and no embedder was given.
         """
-        check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         layout = Layout(Path(path))
         if not layout.passages.exists():
             Manifest.read(layout)
@@ -150,7 +151,7 @@ class CompressedIndex(SummarizedIndex):
         Returns:
             How many were new or changed.
         """
-        check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         rows, n_changed = to_rows(passages), 0
         given = None if vectors is None or not rows else given_rows(vectors, len(rows), self.dimension)
         with self._changing():

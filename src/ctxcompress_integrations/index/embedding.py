@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import EmbedderMismatchError, ModelLoadError, UnsupportedModelError
 from ctxcompress_integrations.index.manifest import EmbedderIdentity
 
@@ -109,9 +110,7 @@ def identify(embedder: TextEmbedder) -> EmbedderIdentity:
 
 def given_vectors(dimension: int | None) -> EmbedderIdentity:
     """The identity of an index that has no embedder: its vectors are given."""
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < 1:
-        raise ValueError(f"dimension must be a whole number of at least 1, got {dimension!r}")
-    return EmbedderIdentity("given vectors", dimension, is_loadable=False, probe=None)
+    return EmbedderIdentity("given vectors", whole("dimension", dimension), is_loadable=False, probe=None)
 
 
 def given_rows(vectors: ArrayLike, n: int, dimension: int) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import EmbedderMismatchError
 from ctxcompress_integrations.index.embedding import LazyEmbedder, given_rows
 from ctxcompress_integrations.index.filters import where_sql
@@ -58,7 +59,7 @@ class ReadableIndex:
 
     def search_many(self, queries: Sequence[str], k: int = 8, where: Where | None = None) -> list[list[Passage]]:
         """``search`` for several queries, embedded in one batch."""
-        _check_search(k, where)
+        k = _checked(k, where)
         if isinstance(queries, str):
             raise ValueError(f"search_many takes a list of queries, got the text {queries!r:.80}: use search")
         for query in queries:
@@ -68,7 +69,7 @@ class ReadableIndex:
 
     def search_vector(self, vector: ArrayLike, k: int = 8, where: Where | None = None) -> list[Passage]:
         """``search`` with a vector ``[d]`` of any length in place of a query."""
-        _check_search(k, where)
+        k = _checked(k, where)
         return self._search(given_rows(np.asarray(vector, np.float32)[None], 1, self.dimension), k, where)[0]
 
     def embed_query(self, query: str) -> NDArray[np.float32]:
@@ -163,12 +164,6 @@ class ReadableIndex:
             raise damaged(self._layout.vectors, f"holds the vector {error}, which has no passage") from error
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is not a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 def checked_ids(ids: Sequence[str]) -> list[str]:
     """``ids`` as a list; a single text is refused: it would be taken for a list of its characters."""
     if isinstance(ids, str):
@@ -180,6 +175,7 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     return ids
 
 
-def _check_search(k: int, where: Where | None) -> None:
-    check_count("k", k)
+def _checked(k: int, where: Where | None) -> int:
+    """``k`` as an int; ``ValueError`` for one below 1, and for conditions that are none."""
     where_sql(where)
+    return whole("k", k)

@@ -12,12 +12,13 @@ from dataclasses import replace
 from threading import RLock
 from typing import Any
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import SummaryMissingError
 from ctxcompress_integrations.index import building
 from ctxcompress_integrations.index.building import Progress, Summarizes
 from ctxcompress_integrations.index.layout import Layout
 from ctxcompress_integrations.index.manifest import Adapter, Manifest
-from ctxcompress_integrations.index.reading import ReadableIndex, check_count, checked_ids
+from ctxcompress_integrations.index.reading import ReadableIndex, checked_ids
 from ctxcompress_integrations.index.summaries.info import SummaryInfo, summary_info
 from ctxcompress_integrations.index.summaries.keeper import SummaryKeeper
 from ctxcompress_integrations.records import SummaryVectors
@@ -137,7 +138,7 @@ class SummarizedIndex(ReadableIndex, ABC):
             SummaryMismatchError: the fingerprint stands for another identity, or the summaries are of others.
             IndexDirectoryError: the disk is full. What was committed is safe; building again goes on from there.
         """
-        check_count("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         building.check_codec(codec)
         fingerprint, identity = building.identity_of(summarizer)
         with self._build_lock, building.shown(progress) as show:

@@ -9,6 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
 from pydantic import Field
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
 
 
@@ -44,9 +45,7 @@ class CompressedRetriever(BaseRetriever):
         return await self.compressor.acompress_documents(found[:wanted], query, child)
 
     def _wanted(self, k: int | None) -> int | None:
-        if k is not None and k < 1:
-            raise ValueError(f"k must be an int >= 1, got {k!r}")
-        return self.k if k is None else k
+        return self.k if k is None else whole("k", k)
 
     def _arguments(self, wanted: int | None) -> dict[str, Any]:
         """``k`` for the retriever, when one is asked for and the retriever takes arguments at run time."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ctxcompress_integrations._numbers import whole
+
 
 @dataclass(frozen=True, slots=True)
 class MiddleTopK:
@@ -35,7 +37,7 @@ class MiddleTopK:
         for name, least in (("k", 1), ("from_layer", 0), ("distance", 1)):
             value = getattr(self, name)
             if value is not None or name != "distance":
-                _check_int(f"MiddleTopK.{name}", value, least)
+                object.__setattr__(self, name, whole(f"MiddleTopK.{name}", value, least=least))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class LambdaShape:
     middle: MiddleTopK | None = None
 
     def __post_init__(self) -> None:
-        _check_int("n_global", self.n_global, 1)
-        _check_int("n_local", self.n_local, 2)
+        for name, least in (("n_global", 1), ("n_local", 2)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=least))
         if self.n_global >= self.n_local:
             raise ValueError(
                 f"n_global must be smaller than n_local, got {self.n_global} and {self.n_local}: 10 to 100 sinks will "
@@ -137,8 +139,3 @@ def gather_sinks(new: Tensor, old: Tensor | None, start: int, n_global: int, sta
     is_here = ((column >= 0) & (column < q))[:, None, :, None]
     index = column.clamp(0, q - 1)[:, None, :, None].expand(-1, h_kv, -1, d)
     return torch.where(is_here, new.gather(2, index), torch.zeros_like(new[:, :, :1]) if old is None else old)
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an int >= {least}, got {value!r}")

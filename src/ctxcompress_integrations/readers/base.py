@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctxcompress_integrations._batching import MicroBatcher
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import SummaryMismatchError
 from ctxcompress_integrations.records import SummaryVectors
 from ctxcompress_integrations.text.parts import Part, count_positions, split_parts
@@ -107,9 +108,7 @@ class Reader(ABC):
 def check_request(parts: Sequence[Part], max_new_tokens: int, stop: Sequence[str]) -> Request:
     """The arguments as a :class:`Request`; ``ValueError`` for parts, a limit or a stop text that cannot be meant."""
     split_parts(parts)
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be an int >= 1, got {max_new_tokens!r}")
-    return Request(tuple(parts), max_new_tokens, check_stop(stop))
+    return Request(tuple(parts), whole("max_new_tokens", max_new_tokens), check_stop(stop))
 
 
 def check_summaries(

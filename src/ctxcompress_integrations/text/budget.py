@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
+from ctxcompress_integrations._numbers import as_python
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, join_passages
 from ctxcompress_integrations.text.segment import well_formed
 
@@ -34,15 +34,6 @@ def as_counter(tokenizer: Any) -> TokenCounter:
         raise ValueError(f"count_tokens must be a function from str to int or a tokenizer, got {tokenizer!r}")
     counter: TokenCounter = tokenizer
     return counter
-
-
-def as_python(value: Any) -> Any:
-    """A number of another library, numpy's say, as Python's own; anything else as it is."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
 
 
 class Meter:

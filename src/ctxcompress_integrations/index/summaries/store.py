@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any, TypeVar
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import IndexDirectoryError, IndexLockedError, SummaryMismatchError
 from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.summaries import shards
@@ -93,10 +94,9 @@ class SummaryStore:
         for name, cache, limit in (("host_bytes", self.host, host_bytes), ("device_bytes", self.device, device_bytes)):
             if limit is None:
                 continue
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-                raise ValueError(f"{name} must be a whole number of at least 0, got {limit!r}")
+            n_bytes = whole(name, limit, least=0)
             with self._lock:
-                cache.shrink(limit)
+                cache.shrink(n_bytes)
 
     def close(self) -> None:
         """Let go of the files; arrays that were handed out stay valid."""
