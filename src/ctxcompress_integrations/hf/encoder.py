@@ -19,6 +19,8 @@ from torch import Tensor
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 
 Floats = NDArray[np.float32]
+SLACK = 16
+"""Tokens by which a slice of a text, which can begin inside a word, may be longer than it was in its place."""
 
 
 class TokenVectors(NamedTuple):
@@ -51,7 +53,7 @@ class TextEncoder:
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
         """Unit vectors of the tokens of each text; texts longer than ``max_tokens`` are the caller's to cut."""
-        encoded = self._tokenize(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+        encoded = tokenized(self.tokenizer, texts, self.max_tokens + SLACK, return_offsets_mapping=True)
         found: dict[int, TokenVectors] = {}
         for indices, states in self._forward(encoded["input_ids"]):
             unit = torch.nn.functional.normalize(states, dim=-1).cpu()
@@ -63,7 +65,7 @@ class TextEncoder:
 
     def embed_documents(self, texts: Sequence[str]) -> Floats:
         """Unit vectors float32 ``[n, d]``: the mean over each text's token states, special tokens included."""
-        encoded = self._tokenize(texts)
+        encoded = tokenized(self.tokenizer, texts, self.max_tokens)
         vectors = np.empty((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for indices, states in self._forward(encoded["input_ids"]):
             lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices], device=states.device)
@@ -82,11 +84,6 @@ class TextEncoder:
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``, without special tokens."""
         return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def _tokenize(self, texts: Sequence[str], **wanted: bool) -> Any:
-        return self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_tokens, return_attention_mask=False, **wanted
-        )
 
     def _forward(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Last hidden states float32 ``[b, n, d]`` of batches, with the numbers of the sequences in them."""
@@ -111,12 +108,31 @@ class TextEncoder:
                 yield batch, output.last_hidden_state.float()
 
 
+def tokenized(tokenizer: Any, texts: Sequence[str], max_tokens: int, **wanted: bool) -> dict[str, Any]:
+    """What the tokenizer makes of each text, ``special_tokens_mask`` included, cut to ``max_tokens``.
+
+    Cut here, not by the tokenizer: its truncation is state that all threads share, and stays for the next call.
+    """
+    encoded = tokenizer(
+        list(texts), return_attention_mask=False, return_special_tokens_mask=True, verbose=False, **wanted
+    )
+    lists: dict[str, Any] = {name: list(encoded[name]) for name in encoded}
+    for i, mask in enumerate(encoded["special_tokens_mask"]):
+        if len(mask) > max_tokens:
+            places = [place for place, is_special in enumerate(mask) if not is_special]
+            beyond = set(places[max(0, max_tokens - sum(mask)) :])
+            for rows in lists.values():
+                rows[i] = [value for place, value in enumerate(rows[i]) if place not in beyond]
+    return lists
+
+
 class UntrainedEncoder(TextEncoder):
     """An encoder as published, for late interaction: every query token counts alike."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         super().__init__(model, tokenizer, name=name)
         self.card: dict[str, Any] = {}
+        self.max_query_tokens = self.max_tokens
 
     def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
         """Vectors of each query's tokens, special tokens left out, with equal weights."""

@@ -12,6 +12,7 @@ from typing import Any
 import regex
 
 from ctxcompress_integrations.errors import PromptTemplateError
+from ctxcompress_integrations.text.segment import well_formed
 
 _PLACEHOLDER = "ctxcompressPLACEHOLDERctxcompress"
 
@@ -51,8 +52,7 @@ class PromptTemplate:
         Raises:
             PromptTemplateError: the passage cannot be found in what the template makes.
         """
-        literals = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}, key=len, reverse=True)
-        special = regex.compile("|".join(map(regex.escape, literals))) if literals else None
+        special = _literals(tokenizer)
         if template is not None and template != "plain":
             parts = regex.fullmatch(r"([\s\S]*)\{passage\}([\s\S]*)\{query\}([\s\S]*)", template)
             if parts is None:
@@ -79,10 +79,21 @@ class PromptTemplate:
         return Prompt(text, start, start + len(passage))
 
     def harmless(self, text: str) -> str:
-        """``text`` as :meth:`render` puts it into the prompt: of the same length, without literal special tokens."""
-        if self.special is None:
-            return text
-        return self.special.sub(lambda match: "\u2039" + match.group()[1:], text)
+        """``text`` as :meth:`render` puts it into the prompt: of the same length, without literal special tokens and
+        halves of surrogate pairs.
+        """
+        text = well_formed(text)
+        return text if self.special is None else self.special.sub(lambda match: "\u2039" + match.group()[1:], text)
+
+
+def _literals(tokenizer: Any) -> regex.Pattern[str] | None:
+    """Matches what opens, closes or steers a turn: special tokens, and other added tokens of which the chat template
+    speaks. Some vocabularies add runs of spaces, line breaks or HTML tags, too: they are text.
+    """
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special or t.content in template]
+    literals = sorted({text for text in (*tokenizer.all_special_tokens, *added) if text.strip()}, key=len, reverse=True)
+    return regex.compile("|".join(map(regex.escape, literals))) if literals else None
 
 
 def _render(tokenizer: Any) -> str:

@@ -102,8 +102,8 @@ class Splicer:
         return [*ids, self.tokenizer.eos_token_id]
 
     def count(self, text: str) -> int:
-        """Tokens of a text, without special tokens."""
-        return len(self._tokenize(text))
+        """Tokens of a text as it stands in a turn, without special tokens."""
+        return len(self._tokenize(self._frame.harmless(text)))
 
     def embed(self, segments: Sequence[Segment]) -> Tensor:
         """``[n, d]``: one row per token and per vector."""

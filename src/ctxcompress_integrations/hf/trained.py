@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctxcompress_integrations.hf.encoder import TokenVectors
+from ctxcompress_integrations.hf.encoder import SLACK, TokenVectors, tokenized
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryVectors, mean_vector
 from ctxcompress_integrations.nn.packed_encoder import pack
 
@@ -43,11 +43,12 @@ class TrainedEncoder:
     ) -> None:
         self.model, self.tokenizer, self.card = model, tokenizer, dict(card or {})
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
+        self.max_query_tokens = len(model.encoder.positions.weight)
         self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
 
     def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
         """Vectors and weights of each query's tokens, special tokens included, on the CPU."""
-        ids = self._tokenize(texts)["input_ids"]
+        ids = tokenized(self.tokenizer, texts, self.max_query_tokens)["input_ids"]
         with torch.no_grad():
             found = [self.model.query_vectors(states) for states in self._states(ids)]
         return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found]
@@ -59,7 +60,7 @@ class TrainedEncoder:
             texts: the caller cuts those longer than ``max_tokens``.
             titles: read before each text, cut at ``TITLE_TOKENS``; "" for none.
         """
-        encoded = self._tokenize(texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+        encoded = tokenized(self.tokenizer, texts, self.max_tokens + SLACK, return_offsets_mapping=True)
         is_text = [np.asarray(mask) == 0 for mask in encoded["special_tokens_mask"]]
         headings = title_ids(self.tokenizer, titles)
         firsts = [int(mask.argmax()) for mask in is_text]  # the title stands before the first token of the text
@@ -74,11 +75,6 @@ class TrainedEncoder:
             of_text = torch.cat([before, rest])[torch.from_numpy(is_text[i])]
             found.append(TokenVectors(offsets, of_text, title.clone(), pooled))
         return found
-
-    def _tokenize(self, texts: Sequence[str], **wanted: bool) -> Any:
-        return self.tokenizer(
-            list(texts), truncation=True, max_length=self.max_tokens, return_attention_mask=False, **wanted
-        )
 
     def _states(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Last hidden states ``[n, d]`` of each sequence."""
@@ -99,8 +95,7 @@ def title_ids(tokenizer: Any, titles: Sequence[str]) -> list[list[int]]:
     for title in titles:
         if title not in found:
             words = title.replace("_", " ")
-            encoded = tokenizer(words, add_special_tokens=False, truncation=True, max_length=TITLE_TOKENS)
-            found[title] = list(encoded["input_ids"])
+            found[title] = list(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])[:TITLE_TOKENS]
     return [found[title] for title in titles]
 
 

@@ -108,7 +108,7 @@ class HFReader(Reader):
             return weights_digest(self.model)
 
     def count_tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return self._splicer.count(text)
 
     def room(self, parts: Sequence[Part], *, max_new_tokens: int = 128) -> int | None:
         if self.max_tokens is None:

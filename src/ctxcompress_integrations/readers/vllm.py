@@ -42,7 +42,8 @@ CHAT, COMPLETIONS = "/chat/completions", "/completions"
 RESERVED = "<prompt_embeds>"
 """The server's own mark for vectors, which it refuses in texts."""
 _UNKNOWN_PART = regex.compile(
-    r"(unknown|unsupported|unrecognized|unexpected|invalid)\b.{0,80}\b(part|content)\b|input should be",
+    r"(unknown|unsupported|unrecognized|unexpected|invalid)\b.{0,80}\b(part|content)\b"
+    r"|^(?=.*\b(?:content|prompt_embeds)\b).*\binput should be\b",
     regex.IGNORECASE,
 )
 
@@ -97,7 +98,7 @@ class VLLMReader(PooledReader):
         self.model, self.tokenizer, self._identity, self._adapters = model, tokenizer, identity, dict(adapters)
         self._frame = None if tokenizer is None else PromptTemplate.of(tokenizer, "plain")
         self._splicer = None if embedding is None else Splicer(embedding, tokenizer)
-        self._takes_parts = True  # until the server says that it does not know them
+        self._refusal: str | None = None  # what the server said when it did not know vectors in a chat
 
     def __repr__(self) -> str:
         return f"VLLMReader({self._server.url!r}, {self.model!r})"
@@ -114,7 +115,7 @@ class VLLMReader(PooledReader):
         """
         if self.tokenizer is None:
             raise ValueError("this VLLMReader cannot count tokens: build it with tokenizer=, the served model's")
-        return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return len(self.tokenizer.encode(self._harmless(text), add_special_tokens=False, verbose=False))
 
     def _payload(self, parts: tuple[Part, ...]) -> _Payload:
         texts, summaries = split_parts(parts)
@@ -156,12 +157,13 @@ class VLLMReader(PooledReader):
         common = {"model": payload.model, "max_tokens": request.max_new_tokens, "temperature": 0.0}
         if request.stop:
             common["stop"] = list(request.stop)
-        if self._takes_parts or not payload.has_vectors:
+        if self._refusal is None or not payload.has_vectors:
             yield CHAT, common | {"messages": [{"role": "user", "content": payload.content}]}
         if self._splicer is None:
             raise ReaderError(
-                f"{self._server.url} knows no prompt_embeds in chats; update vLLM, or pass embedding= and tokenizer= "
-                "of the served model, so that the whole prompt can travel as embeddings through /v1/completions"
+                f"{self._server.url} knows no prompt_embeds in chats ({self._refusal}); update vLLM, or pass "
+                "embedding= and tokenizer= of the served model, so that the whole prompt can travel as embeddings "
+                "through /v1/completions"
             )
         with torch.inference_mode():
             rows = self._splicer.embed(self._splicer.segments(payload.parts))
@@ -172,7 +174,7 @@ class VLLMReader(PooledReader):
         is_unknown = error.status in (400, 422, 501) and _UNKNOWN_PART.search(error.reason)
         if path != CHAT or not payload.has_vectors or not is_unknown:
             raise error
-        self._takes_parts = False
+        self._refusal = error.reason
 
     def _harmless(self, text: str) -> str:
         text = text.replace(RESERVED, "\u2039" + RESERVED[1:])

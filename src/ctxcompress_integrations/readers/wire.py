@@ -110,7 +110,7 @@ class Server:
                 yield response
         except urllib.error.HTTPError as error:
             with error:
-                reason = _reason(error.read().decode("utf-8", "replace"))
+                reason = _reason(_body(error))
             message = f"{self.url}{path} refused the request ({error.code} {error.reason}): {reason}"
             raise RefusedError(message, error.code, reason) from error
         except TimeoutError as error:
@@ -119,6 +119,14 @@ class Server:
             raise ReaderError(
                 f"no answer from {self.url}{path} ({error}); check that the server runs and the URL is right"
             ) from error
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """What a refusal says; "" where it breaks off or does not come: the status is known."""
+    try:
+        return error.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def _reason(text: str) -> str:

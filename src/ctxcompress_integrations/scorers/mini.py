@@ -57,6 +57,7 @@ class TokenEncoder(Protocol):
 
     tokenizer: Any
     max_tokens: int
+    max_query_tokens: int
     card: dict[str, Any]
 
     def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]: ...
@@ -176,7 +177,10 @@ class Mini(PairScorer):
         return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
 
     def _window_tokens(self, query: str) -> int:
-        return self.encoder.max_tokens - 2  # the passage is encoded apart from the query, between [CLS] and [SEP]
+        room = self.encoder.max_query_tokens - 2  # query and passage are encoded apart, between [CLS] and [SEP]
+        if not self._fits(query, room):
+            raise ValueError(f"the query takes {self._count(query)} tokens, {self.name} reads {room}: shorten it")
+        return self.encoder.max_tokens - 2
 
 
 def strangeness(tokenizer: Any, query: str) -> float:

@@ -29,11 +29,19 @@ def as_counter(tokenizer: Any) -> TokenCounter:
     if hasattr(tokenizer, "convert_tokens_to_ids"):  # transformers
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
     if hasattr(tokenizer, "encode_batch"):  # tokenizers
-        return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+        return lambda text: _count(tokenizer, text)
     if not callable(tokenizer):
         raise ValueError(f"count_tokens must be a function from str to int or a tokenizer, got {tokenizer!r}")
     counter: TokenCounter = tokenizer
     return counter
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    """Tokens for a ``tokenizers.Tokenizer`` that may cut and pad: what it cuts off counts, its padding does not."""
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    overlap = tokenizer.truncation["stride"] if encoded.overflowing else 0
+    n: int = sum(encoded.attention_mask) + sum(sum(rest.attention_mask) - overlap for rest in encoded.overflowing)
+    return n
 
 
 class Meter:

@@ -1,5 +1,6 @@
 """Word by word is what the tokenizer counts of the whole."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,18 @@ def test_half_a_surrogate_pair_is_counted_as_the_replacement_it_becomes(tokenize
     kept = TextCompressor(mini).compress(["A \ud800 is bad. Snow fell."], "\ud800?", token_budget=6)
     assert kept.text
     assert kept.n_tokens_out <= 6
+
+
+@pytest.mark.parametrize(("length", "stride"), [(4, 0), (4, 1), (10, 0), (128, 3)])
+@pytest.mark.parametrize("padding", [None, 5, 200])
+def test_what_a_file_of_a_tokenizer_says_of_length_changes_no_count(tokenizer, length, stride, padding):
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.enable_truncation(length, stride=stride)
+    if padding:
+        backend.enable_padding(length=padding)
+    for n in (0, 1, 9, 200):
+        text = " ".join(["antidisestablishment", "cat"] * n)
+        assert as_counter(backend)(text) == len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def test_memory_is_bounded(tokenizer, monkeypatch):

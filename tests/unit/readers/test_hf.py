@@ -131,6 +131,17 @@ def test_half_a_character_is_no_error():
     assert reader.generate(["a \ud83d b"], max_new_tokens=3) == reader.generate(["a \ufffd b"], max_new_tokens=3)
 
 
+def test_what_is_counted_is_what_is_read():
+    model, tokenizer = tiny_decoder("qwen2")
+    reader = HFReader(model, tokenizer)
+    honest, cunning = "x " * 20, "<|im_end|> " * 20
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    frame = len(splicer.segments(["x"])[0]) - splicer.count("x")
+    for text in (honest, cunning, "half \ud83d"):
+        assert reader.count_tokens(text) + frame == reader.max_tokens - 1 - reader.room([text], max_new_tokens=1)
+    assert reader.count_tokens(cunning) > reader.count_tokens(honest)
+
+
 def test_documents_open_no_turn(twin):
     model, tokenizer = tiny_decoder("qwen2")
     splicer = Splicer(model.get_input_embeddings(), tokenizer)

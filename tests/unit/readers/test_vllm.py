@@ -211,12 +211,22 @@ def test_old_servers_get_the_whole_prompt_as_embeddings(server, decoder, twin, r
     assert torch.equal(sent, twin.rows(model, tokenizer, parts).detach())
 
 
+def test_another_refusal_is_no_old_server(server, decoder, twin):
+    summary = twin.summary(decoder[0])
+    reader = VLLMReader(server.url, "m", identity=summary.reader)
+    server.refusal = ("chat", 400, json.dumps({"message": "max_tokens: Input should be less than or equal to 1000"}))
+    with pytest.raises(ReaderError, match="max_tokens: Input should be less"):
+        reader.generate([summary])
+    server.refusal = None
+    assert reader.generate([summary]) == ANSWER
+
+
 def test_old_servers_without_the_embedding(server, decoder, twin):
     summary = twin.summary(decoder[0])
     server.refusal = UNKNOWN
     reader = VLLMReader(server.url, "m", identity=summary.reader)
     for _ in range(2):
-        with pytest.raises(ReaderError, match=r"knows no prompt_embeds in chats; .*embedding= and tokenizer="):
+        with pytest.raises(ReaderError, match=r"chats \(Unknown part type.*\); .*embedding= and tokenizer="):
             reader.generate([summary])
     with pytest.raises(ValueError, match="pass tokenizer="):
         VLLMReader(server.url, "m", embedding=embedding(decoder))

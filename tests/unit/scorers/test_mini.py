@@ -9,7 +9,7 @@ from ctxcompress_integrations.errors import ModelLoadError, WeightsMismatchError
 from ctxcompress_integrations.hf import load
 from ctxcompress_integrations.hf import trained as trained_module
 from ctxcompress_integrations.hf.device import cpu_has_bf16
-from ctxcompress_integrations.hf.encoder import TextEncoder
+from ctxcompress_integrations.hf.encoder import TextEncoder, tokenized
 from ctxcompress_integrations.hf.load import load_embedder, load_encoder
 from ctxcompress_integrations.hf.mini_package import mini_folder
 from ctxcompress_integrations.hf.mini_weights import untrained
@@ -101,6 +101,37 @@ def test_text_longer_than_the_window_is_read_to_the_end(mini):
     assert relevance.offsets[-1, 1] == len(text)
     assert len(relevance.scores) == mini.count_tokens(text)
     assert relevance.scores[-8:].max() > 0.9 * relevance.scores.max()
+
+
+@pytest.mark.parametrize("weights", ["none", None])
+def test_windows_that_begin_inside_a_word_lose_no_token(weights):
+    scorer = Mini.load(device="cpu", dtype="float32", weights=weights)
+    for length in range(1, 40, 6):
+        text = " ".join(f"qx{i}zvk{'wy' * (i % 5)}" for i in range(90)) + " " + "y" * length + " It ended in 1945"
+        relevance = scorer.score([ScoreRequest([text], QUERY)])[0][0]
+        assert relevance.offsets[-1].tolist() == [len(text) - 4, len(text)]
+
+
+def test_tokenizers_are_left_as_they_are():
+    """Their truncation is state that all threads share."""
+    for scorer in (Mini.load(device="cpu", weights="none"), Mini.load(device="cpu")):
+        scorer.encoder.tokenizer("x")
+        scorer.score([ScoreRequest(["word " * 400], "word " * 200, ["title " * 50])])
+        assert scorer.encoder.tokenizer.backend_tokenizer.truncation is None
+    embedder = load_embedder("mini", device="cpu", dtype="float32")
+    long = embedder.tokenizer("word " * 400, truncation=True, max_length=256)["input_ids"]
+    assert tokenized(embedder.tokenizer, ["word " * 400, "word"], 256)["input_ids"] == [long, [101, 2773, 102]]
+
+
+def test_a_query_is_never_cut_in_silence(mini):
+    with pytest.raises(ValueError, match="the query takes 255 tokens, mini reads 254"):
+        mini.score([ScoreRequest(["A lion."], "lion " * 255)])
+    trained = Mini.load(device="cpu", dtype="float32")
+    text = ["A zebra. A lion."]
+    first, second = (trained.score([ScoreRequest(text, "pad " * 300 + animal)])[0][0] for animal in ("zebra", "lion"))
+    assert not np.array_equal(first.evidence, second.evidence)
+    with pytest.raises(ValueError, match="the query takes 511 tokens, mini reads 510: shorten it"):
+        trained.score([ScoreRequest(text, "lion " * 511)])
 
 
 def test_passage_without_tokens_and_query_in_another_script(mini):

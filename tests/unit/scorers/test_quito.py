@@ -104,6 +104,17 @@ def test_document_cannot_open_a_turn():
     assert prompt.text.count("<|im_start|>") == 2
 
 
+def test_text_that_a_vocabulary_adds_is_left_alone():
+    """GPT-NeoX adds runs of spaces, Gemma line breaks and HTML; what its chat template speaks of is none of that."""
+    _, tokenizer = tiny_decoder("qwen2")
+    tokenizer.add_tokens(["    ", "\n\n", "<b>", "<think>"])
+    tokenizer.chat_template += "{# <think> #}"
+    template = PromptTemplate.of(tokenizer)
+    text = "def f():\n\n    return '<b>'"
+    assert template.harmless(text) == text
+    assert template.harmless("<think>\n\n<|im_end|>") == "\u2039think>\n\n\u2039|im_end|>"
+
+
 def test_template_without_chat_format_and_own_template():
     tokenizer = tiny_tokenizer(chat_template=None)
     assert PromptTemplate.of(tokenizer).render("P", "Q").text == "P Q"
