@@ -74,7 +74,7 @@ class CompressedIndex(SummarizedIndex):
         if (embedder is None) != (dimension is not None):
             raise ValueError(f"give an embedder or a dimension, got embedder={embedder!r:.80}, dimension={dimension!r}")
         if exist_ok and layout.manifest.exists():
-            return cls.open(path, embedder=embedder)
+            return cls.open(path, embedder=given_vectors(dimension) if embedder is None else embedder)
         directory.check_vacant(layout)
         resolved = None if embedder is None else resolve(embedder)
         identity = given_vectors(dimension) if resolved is None else identify(resolved)

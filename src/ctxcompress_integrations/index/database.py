@@ -17,6 +17,7 @@ from ctxcompress_integrations.errors import IndexDirectoryError, IndexLockedErro
 from ctxcompress_integrations.index.layout import damaged
 
 BUSY_SECONDS = 10.0
+IMMUTABLE = "ro&immutable=1"
 _SLICE = 900  # parameters per statement: SQLite before 3.32 takes 999
 
 
@@ -24,24 +25,39 @@ class Database:
     """A connection to an existing file. Not locked: the owner lets one thread in at a time."""
 
     def __init__(self, path: Path, *, is_read_only: bool) -> None:
-        self._path = path
-        if not path.exists():
-            raise damaged(path, "is missing")
-        if all(_is_cut_short(path) for _ in range(2)):  # twice: a writer may be shrinking it this very moment
-            raise damaged(path, "is cut short")
-        uri = f"{path.resolve().as_uri()}?mode={_mode(path, is_read_only=is_read_only)}"
+        self._path, self._is_read_only = path, is_read_only
+        self._connect()
+
+    def _connect(self) -> None:
+        if not self._path.exists():
+            raise damaged(self._path, "is missing")
+        if all(_is_cut_short(self._path) for _ in range(2)):  # twice: a writer may be shrinking it this very moment
+            raise damaged(self._path, "is cut short")
+        self._frozen = None  # the file as it was, where SQLite will not look whether it changed
+        mode = _mode(self._path, is_read_only=self._is_read_only)
+        if mode == IMMUTABLE:
+            self._frozen = _stamp(self._path)
         with self._guard():
             self._db = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                f"{self._path.resolve().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
             )
         try:
-            self.rows("PRAGMA synchronous = FULL")
-            self.rows("PRAGMA trusted_schema = OFF")
-            if is_read_only:
-                self.rows("PRAGMA query_only = ON")
+            for setting in ("synchronous = FULL", "trusted_schema = OFF", *["query_only = ON"] * self._is_read_only):
+                with self._guard():
+                    self._db.execute(f"PRAGMA {setting}").fetchall()
         except BaseException:
             self.close()
             raise
+
+    def _follow(self) -> None:
+        """Connect again where the file has changed behind a connection that does not look."""
+        if self._frozen is not None and not self._db.in_transaction and _stamp(self._path) != self._frozen:
+            self.close()
+            self._connect()
 
     @staticmethod
     def create(path: Path, script: str) -> None:
@@ -64,6 +80,7 @@ class Database:
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
         """All rows of a query."""
+        self._follow()
         with self._guard():
             return self._db.execute(sql, parameters).fetchall()
 
@@ -77,11 +94,13 @@ class Database:
 
     def each(self, sql: str) -> Iterator[Any]:
         """The rows of a query, one at a time."""
+        self._follow()
         with self._guard():
             yield from self._db.execute(sql)
 
     def begin(self) -> None:
         """Start a read that sees one state until ``rollback``."""
+        self._follow()
         with self._guard():
             self._db.execute("BEGIN")
 
@@ -107,7 +126,18 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if self._frozen is not None and _stamp(self._path) != self._frozen:
+                raise IndexLockedError(f"{self._path} was changed while it was read ({error}): try again") from error
             raise _translated(error, self._path) from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """What differs once a file was written, or has changes waiting beside it."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0, 0
+    return state.st_ino, state.st_size, state.st_mtime_ns, _wal_size(path)
 
 
 def _is_cut_short(path: Path) -> bool:
@@ -133,8 +163,8 @@ def _wal_size(path: Path) -> int:
 def _mode(path: Path, *, is_read_only: bool) -> str:
     if not is_read_only or os.access(path.parent, os.W_OK):
         return "rw"  # readers too: they share the -shm file, and the last one out leaves a tidy directory
-    # A reader cannot make its -shm file here. "immutable" needs none, but overlooks changes that wait in a -wal file.
-    return "ro" if _wal_size(path) else "ro&immutable=1"
+    # A reader cannot make its -shm file here. "immutable" needs none, but overlooks changes, in a -wal file or at all.
+    return "ro" if _wal_size(path) else IMMUTABLE
 
 
 def _translated(error: sqlite3.Error, path: Path) -> Exception:

@@ -16,9 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import EmbedderMismatchError, ModelLoadError, UnsupportedModelError
 from ctxcompress_integrations.index.manifest import EmbedderIdentity
+from ctxcompress_integrations.text.segment import well_formed
 
 PROBE_TEXT = "The harbour master counted nineteen ships, and wrote the number in his book."
 PROBE_COSINE = 0.99  # the same weights in another precision stay above; other weights fall far below
+GIVEN = "given vectors"
+"""What an index without an embedder is made by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class TextEmbedder:
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 ``[n, d]``: unit vectors of questions."""
-        return unit_rows(self.embed_queries(list(texts)), texts, self.name)
+        return unit_rows(self.embed_queries([well_formed(text) for text in texts]), texts, self.name)
 
 
 def resolve(source: object) -> TextEmbedder:
@@ -110,7 +113,7 @@ def identify(embedder: TextEmbedder) -> EmbedderIdentity:
 
 def given_vectors(dimension: int | None) -> EmbedderIdentity:
     """The identity of an index that has no embedder: its vectors are given."""
-    return EmbedderIdentity("given vectors", whole("dimension", dimension), is_loadable=False, probe=None)
+    return EmbedderIdentity(GIVEN, whole("dimension", dimension), is_loadable=False, probe=None)
 
 
 def given_rows(vectors: ArrayLike, n: int, dimension: int) -> NDArray[np.float32]:
@@ -125,7 +128,7 @@ def given_rows(vectors: ArrayLike, n: int, dimension: int) -> NDArray[np.float32
             f"a vector must be {dimension} finite numbers that are not all zero: for {n} of them an array of shape "
             f"{[n, dimension]}, got {list(rows.shape)}"
         )
-    return unit_rows(rows, [""] * n, "given vectors")
+    return unit_rows(rows / np.abs(rows).max(axis=1, keepdims=True), [""] * n, GIVEN)
 
 
 def check(embedder: TextEmbedder, identity: EmbedderIdentity) -> None:
@@ -158,6 +161,12 @@ class LazyEmbedder:
     """The embedder of an index: loaded and checked when it is first needed; at once if it goes by another name."""
 
     def __init__(self, identity: EmbedderIdentity, source: object | None) -> None:
+        if isinstance(source, EmbedderIdentity):  # no embedder: the dimension that is expected
+            if source.dimension != identity.dimension:
+                raise EmbedderMismatchError(
+                    f"the index holds vectors of {identity.dimension} dimensions, not {source.dimension}"
+                )
+            source = None
         self._identity, self._source, self._lock = identity, source, Lock()
         self._embedder: TextEmbedder | None = None
         if source is not None and name_of(source) != identity.name:
@@ -178,6 +187,12 @@ class LazyEmbedder:
             return self._embedder
 
     def _given(self) -> object:
+        if self._identity.name == GIVEN:
+            kind = ModelLoadError if self._source is None else EmbedderMismatchError
+            raise kind(
+                "this index holds vectors that were given to it and has no embedder: search_vector searches it, "
+                "add(..., vectors=...) adds to it; where they are lost, restore a backup or give them to a new index"
+            )
         if self._source is not None:
             return self._source
         if self._identity.is_loadable:

@@ -11,6 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from ctxcompress_integrations._numbers import as_python
+from ctxcompress_integrations.index.rows import is_unicode
+
 MAX_CONDITIONS = 400  # SQLite allows expressions 1000 levels deep; one condition takes two
 MAX_DEPTH = 32
 
@@ -45,8 +50,8 @@ def _all_of(where: Any, parameters: list[str], depth: int) -> str:
 
 
 def _condition(key: Any, operand: Any, parameters: list[str], depth: int) -> str:
-    if not isinstance(key, str) or "\0" in key:
-        raise ValueError(f"a where key must be a str without NUL characters, got {key!r}")
+    if not isinstance(key, str) or "\0" in key or not is_unicode(key):
+        raise ValueError(f"a where key must be a str of valid Unicode without NUL characters, got {key!r}")
     if key in ("$and", "$or"):
         if not isinstance(operand, list | tuple) or not operand:
             raise ValueError(f"{key} takes a list of at least one condition, got {operand!r:.80}")
@@ -76,7 +81,7 @@ def _comparison(key: str, name: Any, value: Any, parameters: list[str]) -> str:
 
 
 def _scalar_test(key: str, name: str, value: Any, parameters: list[str]) -> str:
-    kind = _kind(key, name, value)
+    kind, value = _kind(key, name, value), as_python(value)
     parameters.append(key)
     if kind in _TYPES:
         parameters.append(json.dumps(value, ensure_ascii=False))
@@ -87,10 +92,10 @@ def _scalar_test(key: str, name: str, value: Any, parameters: list[str]) -> str:
 
 
 def _membership(key: str, name: str, values: Any, parameters: list[str]) -> str:
-    if not isinstance(values, list | tuple | set | frozenset):
+    if not isinstance(values, list | tuple | set | frozenset | range | np.ndarray):
         raise ValueError(f"{name} on the key {key!r} takes a list of values, got {values!r:.80}")
     by_kind: dict[str, list[Any]] = {}
-    for value in values:
+    for value in map(as_python, values):
         by_kind.setdefault(_kind(key, name, value), []).append(value)
     parameters.append(key)
     tests = [f"e.type = '{kind}'" for kind in by_kind if kind not in _TYPES]
@@ -103,12 +108,14 @@ def _membership(key: str, name: str, values: Any, parameters: list[str]) -> str:
 
 def _kind(key: str, name: str, value: Any) -> str:
     """The JSON type of an operand: 'text', 'number', or the literal 'true', 'false', 'null'."""
+    value = as_python(value)
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    if isinstance(value, str) and "\0" not in value:
+    if isinstance(value, str) and "\0" not in value and is_unicode(value):
         return "text"
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return "number"
     raise ValueError(
-        f"{name} on the key {key!r} in where takes a text, a finite number, True, False or None, got {value!r:.80}"
+        f"{name} on the key {key!r} in where takes a text of valid Unicode, a finite number, True, False or None, got "
+        f"{value!r:.80}"
     )

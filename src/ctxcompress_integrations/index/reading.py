@@ -22,6 +22,7 @@ from ctxcompress_integrations.index.layout import Layout, damaged
 from ctxcompress_integrations.index.live import LiveVectors
 from ctxcompress_integrations.index.manifest import Manifest
 from ctxcompress_integrations.index.passages import PassageStore
+from ctxcompress_integrations.index.rows import is_unicode
 from ctxcompress_integrations.index.vectors import VectorIndex
 from ctxcompress_integrations.index.verification import problems
 from ctxcompress_integrations.records import Passage
@@ -170,8 +171,8 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
         raise ValueError(f"ids must be a list of str, got the text {ids!r:.80}: put it in a list")
     ids = list(ids)
     for id_ in ids:
-        if not isinstance(id_, str):
-            raise ValueError(f"ids must be a list of str, got {id_!r:.80} in it")
+        if not isinstance(id_, str) or not is_unicode(id_):
+            raise ValueError(f"ids must be a list of str of valid Unicode, got {id_!r:.80} in it")
     return ids
 
 

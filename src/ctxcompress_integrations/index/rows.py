@@ -11,7 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ctxcompress_integrations._numbers import as_python
 from ctxcompress_integrations.records import Passage
+
+MAX_BITS = 10_000
+"""Of a whole number in metadata: longer ones Python writes no digits of."""
 
 
 class Row(NamedTuple):
@@ -35,7 +39,7 @@ def to_rows(passages: Iterable[Passage]) -> list[Row]:
     """Rows of passages.
 
     Raises:
-        ValueError: not a passage, an id given twice, text that is no valid Unicode, metadata that is no JSON; the
+        ValueError: not a passage, an id given twice, text that is no valid Unicode, metadata that JSON cannot hold; the
             message names the id, and the key of the metadata.
     """
     rows, seen = [], set()
@@ -75,9 +79,9 @@ def text_sha256(text: str) -> str:
 def _row(passage: Any) -> Row:
     if not isinstance(passage, Passage):
         raise ValueError(f"expected a Passage(id=..., text=...), got {passage!r:.80}")
-    if not isinstance(passage.id, str) or not passage.id or not _is_unicode(passage.id):
+    if not isinstance(passage.id, str) or not passage.id or not is_unicode(passage.id):
         raise ValueError(f"the id of a passage must be a non-empty str of valid Unicode, got {passage.id!r}")
-    if not isinstance(passage.text, str) or not _is_unicode(passage.text):
+    if not isinstance(passage.text, str) or not is_unicode(passage.text):
         raise ValueError(f"the text of {passage.id!r} must be a str of valid Unicode, got {passage.text!r:.80}")
     return Row(passage.id, passage.text, text_sha256(passage.text), _metadata_json(passage.id, passage.metadata))
 
@@ -86,21 +90,24 @@ def _metadata_json(id_: str, metadata: Any) -> str:
     if not isinstance(metadata, Mapping):
         raise ValueError(f"the metadata of {id_!r} must be a mapping, got {metadata!r:.80}")
     for key, value in metadata.items():
-        if not isinstance(key, str) or not _is_unicode(key):
+        if not isinstance(key, str) or not is_unicode(key):
             raise ValueError(f"the metadata of {id_!r} has the key {key!r}: keys must be str of valid Unicode")
         if not _is_json(value):
             raise ValueError(
                 f"the metadata of {id_!r} holds under {key!r} what JSON cannot: {value!r:.80}; use texts, finite "
                 "numbers, True, False, None, and lists and str-keyed dicts of them"
             )
-    return json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":"), default=as_python)
 
 
 def _is_json(value: Any, depth: int = 0) -> bool:
+    value = as_python(value)
     if isinstance(value, str):
-        return _is_unicode(value)
-    if value is None or isinstance(value, int):
+        return is_unicode(value)
+    if value is None:
         return True
+    if isinstance(value, int):
+        return value.bit_length() <= MAX_BITS
     if isinstance(value, float):
         return math.isfinite(value)
     if depth > 100:  # also a list that holds itself
@@ -108,11 +115,11 @@ def _is_json(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_json(item, depth + 1) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_unicode(k) and _is_json(v, depth + 1) for k, v in value.items())
+        return all(isinstance(k, str) and is_unicode(k) and _is_json(v, depth + 1) for k, v in value.items())
     return False
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """False for text with lone surrogates, which no file can hold as UTF-8."""
     try:
         text.encode()

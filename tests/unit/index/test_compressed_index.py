@@ -83,8 +83,16 @@ def test_vectors_that_are_known_already_are_not_made_again(path, embedder):
         for wrong in ([[1, 0, 0]], [[1, 0], [0, 1]], [[0, 0, 0], [1, 1, 1]]):
             with pytest.raises(ValueError, match="3 finite numbers"):
                 index.add(passages("x", "y"), vectors=wrong)
-        with pytest.raises(ModelLoadError):
+        with pytest.raises(ModelLoadError, match="vectors that were given"):
             index.search("q")
+        assert index.search_vector([0, 0, 1e-30])[0].id == "b"
+    with CompressedIndex.create(path, embedder=None, dimension=3, exist_ok=True) as index:
+        assert len(index) == 2
+    for wrong in ({"dimension": 4}, {"embedder": embedder}):
+        with pytest.raises(EmbedderMismatchError):
+            CompressedIndex.create(path, exist_ok=True, **{"embedder": None, **wrong})
+    with pytest.raises(EmbedderMismatchError, match="vectors that were given"):
+        CompressedIndex.rebuild(path, embedder=embedder)
     for wrong in ({}, {"dimension": 0}, {"dimension": 3, "embedder": embedder}):
         with pytest.raises(ValueError, match="dimension"):
             CompressedIndex.create(path.with_name("other"), **{"embedder": None, **wrong})

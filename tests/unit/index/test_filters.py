@@ -1,6 +1,7 @@
 import json
 import sqlite3
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,21 @@ def test_extreme_numbers_equal_themselves(value):
     assert matching({"k": value}, {"k": value}) == [0]
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"k": np.int64(3)},
+        {"k": np.float32(3)},
+        {"k": {"$lt": np.int32(4)}},
+        {"k": {"$in": np.array([3, 5])}},
+        {"k": {"$in": range(4)}},
+        {"b": np.True_},
+    ],
+)
+def test_numbers_of_numpy_are_numbers(where):
+    assert matching(where, {"k": 3, "b": True}, {"k": 9, "b": 1}) == [0]
+
+
 def test_values_are_never_sql():
     evil = "x' OR 1=1 --"
     assert matching({evil: evil, "k": {"$in": [evil]}}, {"k": 1}, {}) == []
@@ -131,6 +147,8 @@ def test_nothing_asked_matches_all():
         ({"k": "a\0b"}, "key 'k'"),
         ({"a\0b": 1}, "NUL"),
         ({3: 1}, "got 3"),
+        ({"k": "\ud800"}, "valid Unicode"),
+        ({"\ud800": 1}, "valid Unicode"),
     ],
 )
 def test_wrong_conditions_are_named(where, named):

@@ -1,6 +1,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
@@ -89,6 +90,30 @@ def test_where_nothing_can_be_written_a_log_left_behind_is_not_overlooked(index,
     monkeypatch.setattr("os.access", lambda p, mode: mode != os.W_OK and real(p, mode))
     with CompressedIndex.open(path, embedder=embedder, read_only=True) as reader:
         assert reader.ids() == ["a"]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_where_nothing_can_be_written_a_writer_is_followed(index, path, embedder, monkeypatch, is_open):
+    index.add(passages(*"abc"))
+    if not is_open:
+        index.close()
+    real = os.access
+    monkeypatch.setattr("os.access", lambda p, mode: mode != os.W_OK and real(p, mode))
+    with CompressedIndex.open(path, embedder=embedder, read_only=True) as reader:
+        assert reader.ids() == list("abc")
+        monkeypatch.setattr("os.access", real)
+        for turn in range(3):
+            with CompressedIndex.open(path, embedder=embedder) if not is_open else nullcontext(index) as writer:
+                writer.add(passages(*(f"{turn}-{i}" for i in range(300))))
+                writer.delete(["a"])
+                monkeypatch.setattr("os.access", lambda p, mode: mode != os.W_OK and real(p, mode))
+                assert len(reader) == len(writer)
+                monkeypatch.setattr("os.access", real)
+            monkeypatch.setattr("os.access", lambda p, mode: mode != os.W_OK and real(p, mode))
+            assert len(reader.ids()) == 300 * (turn + 1) + 2
+            assert reader.search(f"text of {turn}-7")[0].id == f"{turn}-7"
+            assert reader.verify() == []
+            monkeypatch.setattr("os.access", real)
 
 
 def test_pairs_are_seen_together_while_a_writer_commits_flushes_and_compacts(path, embedder):
