@@ -45,17 +45,20 @@ class MicroBatcher(Generic[Request, Result]):
                 break
             if future.set_running_or_notify_cancel():
                 batch.append((request, future))
-        if not batch:
-            return
+        if batch:
+            self._answer(batch)
+
+    def _answer(self, batch: Sequence[tuple[Request, Future[Result]]]) -> None:
+        """One bad request must not take its neighbours down: after an error each is tried alone."""
         try:
             results = self._run([request for request, _ in batch])
             finished = list(zip(batch, results, strict=True))
-        except BaseException:  # noqa: BLE001 - one bad request must not take its neighbours down: each is tried alone
-            for request, future in batch:
-                try:
-                    future.set_result(self._run([request])[0])
-                except BaseException as error:  # noqa: BLE001 - it is the caller's, who would wait for ever without it
-                    future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's, who would wait for ever without it
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+            else:
+                for each in batch:
+                    self._answer([each])
         else:
             for (_, future), result in finished:
                 future.set_result(result)

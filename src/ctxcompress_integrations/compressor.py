@@ -14,7 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, Unpack
 
+import numpy as np
+
 from ctxcompress_integrations._batching import MicroBatcher
+from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.options import (
     CompressionOptions,
     OptionArguments,
@@ -169,7 +172,7 @@ class TextCompressor:
                 passages = pruned(request, relevances, meter, budgets[i][1], sigma=self.scorer.sigma)
             n_in = meter.joined([p.text for p in request.passages])
             n_out = meter.joined([p.text for p in passages])
-            if n_out > n_in:  # a tokenizer for which less text is more tokens
+            if n_out > n_in and request.options.token_budget is None:  # a tokenizer for which less text is more tokens
                 passages, n_out = untouched(request), n_in
             seconds = shared + time.perf_counter() - begun
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
@@ -189,6 +192,11 @@ class TextCompressor:
         wanted = [ScoreRequest(texts, query, titles) for query, texts, titles in missing]
         computed = self.scorer.score(wanted) if wanted else []
         fresh = dict(zip(missing, computed, strict=True))
+        for relevance in (each for of_request in computed for each in of_request):
+            if not (np.isfinite(relevance.scores).all() and np.isfinite(relevance.rows).all()):
+                raise UnsupportedModelError(
+                    f"the scorer {self.scorer.name!r} gave scores that are not finite: load its model in float32"
+                )
         with self._cache_lock:
             for key in keys:
                 if sum(map(len, key[1])) <= MAX_CACHED_CHARS:

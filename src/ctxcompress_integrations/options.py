@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -14,6 +14,8 @@ from ctxcompress_integrations.text.protect import check_patterns
 Passages: TypeAlias = Sequence[Passage | str]
 Unit: TypeAlias = Literal["sentence", "phrase", "dynamic"]
 LIMITS = ("keep_ratio", "token_budget", "threshold")
+MAX_SIGMA = 1000
+"""Words: whoever smooths over more wants the mean."""
 Threshold: TypeAlias = float | Literal["auto"]
 
 
@@ -62,8 +64,8 @@ class CompressionOptions:
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {self.unit!r}")
         if self.joiner is not None and not isinstance(self.joiner, str):
             raise ValueError(f"joiner must be a str, got {self.joiner!r}")
-        if self.sigma is not None and not (_is_number(self.sigma) and 0 <= self.sigma < math.inf):
-            raise ValueError(f"sigma must be a number >= 0, got {self.sigma!r}")
+        if self.sigma is not None and not (_is_number(self.sigma) and 0 <= self.sigma <= MAX_SIGMA):
+            raise ValueError(f"sigma must be a number in [0, {MAX_SIGMA}], got {self.sigma!r}")
         check_patterns(self.protect)
 
     @property
@@ -119,6 +121,8 @@ def as_passages(passages: Passages) -> tuple[Passage, ...]:
             raise ValueError(f"passage {i} must be a Passage or a str, got {type(item).__name__}: {item!r:.80}")
         if not isinstance(passage.text, str) or not isinstance(passage.id, str):
             raise ValueError(f"id and text of passage {i} must be str, got {passage.id!r:.80} and {passage.text!r:.80}")
+        if not isinstance(passage.metadata, Mapping):
+            raise ValueError(f"the metadata of passage {i} must be a mapping, got {passage.metadata!r:.80}")
         if passage.id in seen:
             raise ValueError(f"the id {passage.id!r} occurs twice in one request; ids must be unique")
         seen.add(passage.id)

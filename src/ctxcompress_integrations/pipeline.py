@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Unpack, get_args
 
 from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label, pruned_within
@@ -115,8 +115,14 @@ class Pipeline:
         form: Allowed = "mixed",
         max_new_tokens: int = 128,
     ) -> None:
-        if reader_budget is not None and not isinstance(reader, Reader):
-            raise ValueError(f"reader_budget={reader_budget!r} needs a Reader, which counts positions; got {reader!r}")
+        if form not in get_args(Allowed):
+            raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
+        if reader_budget is not None:
+            reader_budget = whole("reader_budget", reader_budget)
+            if not (isinstance(reader, Reader) and reader.counts_tokens):
+                raise ValueError(
+                    f"reader_budget={reader_budget!r} needs a Reader that counts positions; got {reader!r}"
+                )
         if (fingerprint, on_miss) != (None, None) and reader_budget is None:
             raise ValueError(
                 "vectors are sent under a budget alone: give reader_budget= beside fingerprint= and on_miss="
@@ -127,7 +133,7 @@ class Pipeline:
             fingerprint = on_miss = None
         self.index, self.compressor, self.k, self.reader = index, compressor, whole("k", k), reader
         self.reader_budget, self.fingerprint, self.form = reader_budget, fingerprint, form
-        self.on_miss, self.max_new_tokens = on_miss, max_new_tokens
+        self.on_miss, self.max_new_tokens = on_miss, whole("max_new_tokens", max_new_tokens)
         self._retrieving = ThreadPoolExecutor(1, thread_name_prefix="ctxcompress-retrieve")
         self._reading = ThreadPoolExecutor(MAX_READERS, thread_name_prefix="ctxcompress-read")
 

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctxcompress_integrations import Passage, TextCompressor
+from ctxcompress_integrations.errors import UnsupportedModelError
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import Scorer
 from ctxcompress_integrations.scorers.lexical import Lexical
@@ -193,6 +194,21 @@ def test_protected_patterns_survive(name, needle):
     assert hard.n_tokens_out <= 8
 
 
+def test_a_match_of_nothing_protects_nothing():
+    compressor = TextCompressor(Lexical())
+    assert compressor.compress(["One two. Three 4 five."], "x", threshold=99, protect=r"\d*").text == "4"
+
+
+def test_beside_a_cut_the_budget_is_spent_on_what_fits():
+    hashes = ["0123456789abcdef" * 4 + f"{i}." for i in range(9)]
+    compressor = TextCompressor(Lexical(), count_tokens=len)
+    kept = compressor.compress(
+        ["zebra.tar " + "0f" * 60 + ".", "The zebra came on 12 May.", *hashes], "zebra.tar?", token_budget=60
+    )
+    assert kept.text == "zebra.tar\n\nThe zebra came on 12 May."
+    assert compressor.compress(hashes, "0123", token_budget=40).text.strip(".") == ""
+
+
 def test_default_limit_is_replaced_by_another_kind_of_limit():
     compressor = TextCompressor(Lexical(), keep_ratio=0.5, unit="phrase")
     assert compressor.compress(["a b c d"], "d").n_tokens_out == 2
@@ -256,6 +272,20 @@ async def test_a_failing_request_does_not_take_its_neighbours_down_and_cancellin
     assert 4 not in scorer.calls
     with pytest.raises(ValueError, match="blank"):
         await compressor.acompress(["x"], " ")
+
+
+def test_scores_that_are_no_numbers_are_refused(monkeypatch):
+    broken = Relevance(np.array([[0, 3]]), np.array([np.nan], dtype=np.float32), None)
+    monkeypatch.setattr(Seeded, "relevance", lambda *_: broken)
+    with pytest.raises(UnsupportedModelError, match=r"'seeded' gave scores that are not finite"):
+        TextCompressor(Seeded(), keep_ratio=0.5).compress(["One. Two."], "q")
+
+
+async def test_a_request_that_fails_alone_is_tried_once():
+    scorer = Seeded()
+    with pytest.raises(RuntimeError, match="boom"):
+        await TextCompressor(scorer, keep_ratio=0.5).acompress(["boom. One."], "q")
+    assert scorer.calls == [1]
 
 
 class Panic(BaseException):

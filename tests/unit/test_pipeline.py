@@ -239,3 +239,12 @@ def test_settings_that_cannot_be_meant(summarized):
         Pipeline(index, compressor, reader=str, reader_budget=9)
     with pytest.raises(ValueError, match="give reader_budget="):
         Pipeline(index, compressor, reader=reader, fingerprint="f")
+    for wrong, named in (
+        ({"form": "bogus"}, "form must be one of"),
+        ({"k": 0}, "k must be an int"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be an int"),
+        ({"reader_budget": 2.5}, "reader_budget must be an int"),
+        ({"reader": TextReader(lambda prompt, **_: prompt), "reader_budget": 9}, "that counts positions"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Pipeline(index, compressor, **{"reader": reader, **wrong})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -22,7 +22,9 @@ from ctxcompress_integrations.scorers.request import ModelFree
 from ctxcompress_integrations.text.segment import segment
 
 _TERM = regex.compile(r"[\p{L}\p{M}\p{N}]+")
-_SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30FC\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_PART = regex.compile(rf"(?P<spaceless>{_SPACELESS}(?:{_SPACELESS}|\p{{M}})*)|(?:(?!{_SPACELESS}).)+")
+"""Of a term: a product's Latin name stands in Chinese text without a space around it."""
 PREFIX = 5
 """Letters after which two words count as forms of one another: a stemmer for languages that inflect at the end."""
 
@@ -45,7 +47,7 @@ class Lexical(ModelFree):
         self.k1, self.b = k1, b
 
     def _score_request(self, request: ScoreRequest) -> list[Relevance]:
-        row_of = {term: row for row, term in enumerate(dict.fromkeys(t.text for t in _terms(request.query)))}
+        row_of = {term: row for row, term in enumerate(dict.fromkeys(t.text for t in _terms(request.query, {})))}
         passages = [_read(text, row_of) for text in request.texts]
         n_sentences = max(1, sum(len(p.lengths) for p in passages))
         mean_length = max(1.0, sum(sum(p.lengths) for p in passages) / n_sentences)
@@ -81,7 +83,7 @@ class _Passage(NamedTuple):
 
 
 def _read(text: str, row_of: Mapping[str, int]) -> _Passage:
-    terms = _terms(text)
+    terms = _terms(text, row_of)
     words, first_words = segment(text)
     starts = words[first_words, 0] if len(first_words) else np.zeros(1, dtype=np.int64)
     homes: list[int] = (np.searchsorted(starts, [t.start for t in terms], side="right") - 1).clip(0).tolist()
@@ -90,14 +92,25 @@ def _read(text: str, row_of: Mapping[str, int]) -> _Passage:
     return _Passage(offsets, [row_of.get(t.text, -1) for t in terms], homes, [n_terms[s] for s in range(len(starts))])
 
 
-def _terms(text: str) -> list[_Term]:
-    """Terms with their offsets: folded words cut to a prefix, or pairs of characters of scripts without spaces."""
+def _terms(text: str, asked: Container[str]) -> list[_Term]:
+    """Terms with their offsets: folded words cut to a prefix; of scripts without spaces pairs of characters, and single
+    ones that stand alone or are ``asked`` for.
+    """
     found: list[_Term] = []
     for match in _TERM.finditer(text):
-        word, (start, end) = match.group(), match.span()
-        if _SPACELESS.search(word) and len(word) > 1:
-            found += [_Term(word[i : i + 2], start + i, start + i + 2) for i in range(len(word) - 1)]
-        else:
-            folded = unicodedata.normalize("NFKC", word).casefold()
-            found.append(_Term(folded if folded.isnumeric() else folded[:PREFIX], start, end))
+        for part in _PART.finditer(match.group()):
+            word, start = part.group(), match.start() + part.start()
+            if part["spaceless"] is None:
+                folded = _folded(word)
+                found.append(_Term(folded if folded.isnumeric() else folded[:PREFIX], start, start + len(word)))
+            elif len(word) == 1:
+                found.append(_Term(_folded(word), start, start + 1))
+            else:
+                found += [_Term(_folded(word[i : i + 2]), start + i, start + i + 2) for i in range(len(word) - 1)]
+                singles = ((i, _folded(character)) for i, character in enumerate(word))
+                found += [_Term(single, start + i, start + i + 1) for i, single in singles if single in asked]
     return found
+
+
+def _folded(word: str) -> str:
+    return unicodedata.normalize("NFKC", word).casefold()

@@ -52,6 +52,8 @@ def protected_groups(text: str, word_offsets: NDArray[np.int64], names: Sequence
     groups: set[tuple[int, int]] = set()
     for name in names:
         for match in _compiled(name).finditer(text):
+            if match.end() == match.start():
+                continue  # nothing to keep
             first = int(np.searchsorted(word_offsets[:, 1], match.start(), side="right"))
             last = int(np.searchsorted(word_offsets[:, 0], match.end(), side="left"))
             if last > first:

@@ -18,6 +18,8 @@ MAX_WORD = 64
 """Characters after which a run without spaces (base64, minified code) is cut at Unicode word boundaries."""
 MAX_SENTENCE = 1000
 """Characters after which a "sentence" (a table, a log, text without punctuation) is cut at lines, then at words."""
+SHORT = 4000
+"""Characters of a text whose words are remembered beside thousands of others; of longer ones the last few are."""
 MIN_CLAUSE = 60
 """Characters that a Thai, Lao, Khmer or Burmese clause needs before a single space ends it: most have no full stop."""
 
@@ -29,7 +31,7 @@ _SPACELESS = regex.compile(
 )
 _CLAUSE_SCRIPT = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 _CLAUSE_GAP = regex.compile(r"(?<=[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\)\"”0-9])\s+(?=\S)")
-_GERMAN = regex.compile(r"\b(?:der|die|das|und|ist|von|dem|den|ein|eine|im|mit|nicht|wurde)\b")
+_GERMAN = regex.compile(r"\b(?:der|das|und|ist|von|dem|ein|eine|im|mit|nicht|wurde)\b")
 _ORDINAL = regex.compile(
     r"(?<!\p{N})\p{Nd}{1,2}\.\s*$"
 )  # "am 19. Jahrhundert": German writes ordinals with a full stop
@@ -89,14 +91,20 @@ def sentences(text: str, word_offsets: NDArray[np.int64], *, language: str | Non
     return _cap_words(np.unique(np.append(first_words, 0)), word_offsets)
 
 
-@lru_cache(maxsize=4096)
 def segment(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Words ``[w, 2]`` and first words of sentences ``[s]`` of one passage; cached, so treat both as read-only."""
+    return _short(text) if len(text) <= SHORT else _long(text)
+
+
+def _segmented(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     offsets = words(text)
     starts = sentences(text, offsets)
     offsets.setflags(write=False)
     starts.setflags(write=False)
     return offsets, starts
+
+
+_short, _long = lru_cache(maxsize=4096)(_segmented), lru_cache(maxsize=64)(_segmented)
 
 
 def _language(text: str) -> str:

@@ -61,8 +61,10 @@ def select_within(
     selection = Selection(passages, meter, joiner)
     may_cut = is_hard and unit != "phrase"  # a phrase is a word
     is_too_long = may_cut and ranked and not forced and selection.cost(ranked[0]) > budget
-    if is_too_long and _cut(selection, ranked[:MAX_TRIES], budget):
-        return selection.masks  # better a part of the best unit than a lesser one whole
+    if is_too_long and _cut(selection, ranked[:MAX_TRIES], budget):  # better a part of the best than a lesser one whole
+        if unit != "dynamic":
+            _top_up(selection, queue, [], budget)
+        return selection.masks
     taken, overflow = _fill(selection, queue, budget, n_fixed, stops=unit == "dynamic")
     _trim(selection, taken, budget, n_fixed)
     if overflow is not None:
@@ -166,10 +168,16 @@ def _cut(selection: Selection, units: Sequence[Unit], budget: int) -> bool:
                 break  # the last one that fitted is as good as it gets
             else:
                 room = alone * (budget - before) // together  # less than it cost alone: another, smaller run
-        if best is not None:
+        if best is not None and _says_something(selection.passages[best.passage], best):
             selection.flip(best, on=True)
             return True
     return False
+
+
+def _says_something(passage: ScoredWords, run: Unit) -> bool:
+    """False for nothing but punctuation, which is all that fits beside a word that does not."""
+    start, end = int(passage.words[run.first, 0]), int(passage.words[run.last - 1, 1])
+    return any(character.isalnum() for character in passage.text[start:end])
 
 
 def _run(selection: Selection, unit: Unit, costs: Sequence[int], room: int) -> Unit | None:

@@ -94,6 +94,12 @@ def test_scripts_without_spaces_have_words():
     assert len(words("well-known can't 3.5km")) == 3
 
 
+def test_one_german_word_makes_no_german_text():
+    text = "Many people die in phase 3. The second group lived."
+    _, starts = segment(text)
+    assert len(starts) == 2
+
+
 def test_a_megabyte_is_fast_enough_to_be_one_passage():
     text = "Sentence number one is here. " * 36_000
     offsets, first = segment(text)
