@@ -93,9 +93,13 @@ def _thresholds(scorer: Scorer) -> Iterator[Budget]:
 
 
 def _skipped(dataset: Dataset) -> Iterator[Row]:
+    """What of a set is not measured, and why."""
     if dataset.problems:
         lines = ", ".join(f"{p.line} ({p.why})" for p in dataset.problems[:5])
         yield Row(f"{dataset.name}: rows skipped", len(dataset.problems), "rows", why=f"lines {lines}")
+    if not any(example.is_answerable for example in dataset.examples):
+        why = "none of its questions is answered by its passages: it says what thresholds drop, and nothing else"
+        yield Row(f"{dataset.name}: what budgets keep", None, "", why=why)
 
 
 def _times(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:

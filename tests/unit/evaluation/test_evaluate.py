@@ -139,6 +139,16 @@ def test_a_busy_machine_times_nothing(file):
         assert any("time, median" in row.measure for row in rows) is times
 
 
+def test_questions_without_answers_are_measured_by_thresholds_alone(tmp_path, monkeypatch):
+    path = tmp_path / "none.jsonl"
+    path.write_text(json.dumps(list(rows())[-1]), encoding="utf-8")
+    monkeypatch.setattr(evaluation, "load_method", lambda *_: Perfect())
+    found = {row.measure: row for row in evaluate(Plan([str(path)], ["perfect"], MethodSettings(), times=False), words)}
+    assert found["none, perfect, threshold auto: tokens dropped where there is no answer"].value == 1.0
+    assert "none of its questions is answered" in found["none: what budgets keep"].why
+    assert not any("keep_ratio" in measure for measure in found)
+
+
 def test_the_default_threshold_has_a_name(file):
     dataset = load_dataset(file)
     auto, same = run_method(dataset, "p", Perfect(), [Budget(threshold="auto"), Budget(threshold=0.5)], words)
