@@ -72,7 +72,7 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
 
     Args:
         path: the file.
-        name: what reports call it; the file's name when None.
+        name: what reports call it; the name of the file without ``.jsonl`` or ``.jsonl.gz`` when None.
         where: which examples to take.
 
     Raises:
@@ -92,7 +92,7 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
     if not examples:
         first = f" (line {problems[0].line}: {problems[0].why})" if problems else ""
         raise DatasetError(f"{path} has no usable row{first}; the formats are described in docs/evaluation.md")
-    return Dataset(name or path.name.split(".")[0], tuple(examples), tuple(problems))
+    return Dataset(name or Path(path.name.removesuffix(".gz")).stem, tuple(examples), tuple(problems))
 
 
 def _examples(row: Any, fallback_id: str) -> Iterator[Example]:

@@ -13,6 +13,7 @@ import numpy as np
 from ctxcompress_integrations._progress import progress_bar
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.evaluation.datasets import Dataset
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
@@ -58,9 +59,10 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
         console: rich's, for the progress bar.
 
     Raises:
-        DatasetError: before anything runs, for a set that cannot be read.
+        DatasetError: before anything runs, for a set that cannot be read, and for two of one name.
     """
     datasets = [load_set(name, plan.data, limit=plan.limit) for name in plan.sets]
+    _check_names(plan.sets, datasets)
     if not plan.titles:
         datasets = [untitled(dataset) for dataset in datasets]
     count_tokens = lru_cache(N_COUNTED)(as_counter(tokenizer))  # every budget counts the same whole request
@@ -84,6 +86,16 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
                     times += _times(dataset, method, scorer, count_tokens)
                 runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
+
+
+def _check_names(sets: Sequence[str], datasets: Sequence[Dataset]) -> None:
+    named: dict[str, str] = {}
+    for given, dataset in zip(sets, datasets, strict=True):
+        if dataset.name in named:
+            raise DatasetError(
+                f"{named[dataset.name]!r} and {given!r} would both be called {dataset.name!r} in the report: rename one"
+            )
+        named[dataset.name] = given
 
 
 def _thresholds(scorer: Scorer) -> Iterator[Budget]:

@@ -11,6 +11,7 @@ from ctxcompress_integrations.cli import app
 from ctxcompress_integrations.evaluation import evaluate as evaluation
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.evaluation.methods import MethodSettings
 from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
 from ctxcompress_integrations.evaluation.summary import summarize
@@ -147,6 +148,17 @@ def test_questions_without_answers_are_measured_by_thresholds_alone(tmp_path, mo
     assert found["none, perfect, threshold auto: tokens dropped where there is no answer"].value == 1.0
     assert "none of its questions is answered" in found["none: what budgets keep"].why
     assert not any("keep_ratio" in measure for measure in found)
+
+
+def test_two_sets_of_one_name_are_refused(file, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "towers.jsonl.gz"
+    other.write_bytes(file.read_bytes())
+    with pytest.raises(DatasetError, match=r"towers.jsonl' and '.*towers.jsonl.gz' would both be called 'towers'"):
+        evaluate(Plan([str(file), str(other)], ["lexical"], MethodSettings()), words)
+    versions = [str(file.rename(tmp_path / "my.v1.jsonl")), str(other.rename(tmp_path / "my.v2.jsonl"))]
+    found = evaluate(Plan(versions, ["lexical"], MethodSettings(), budgets=[Budget(0.25)], times=False), words)
+    assert {row.labels["set"] for row in found if "set" in row.labels} == {"my.v1", "my.v2"}
 
 
 def test_the_default_threshold_has_a_name(file):
