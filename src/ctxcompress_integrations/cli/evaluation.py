@@ -82,10 +82,8 @@ def _show_verdicts(rows: Sequence[Row], console: Console) -> None:
     """What could not be measured as asked, and why; and each target with what came of it."""
     for row in rows:
         if row.why:
-            console.print(
-                f"{row.measure}: {'' if row.value is None else f'{row.value:g} {row.unit}, '}{row.why}", highlight=False
-            )
+            value = "" if row.value is None else f"{row.value:g} {row.unit}, "
+            console.print(f"{row.measure}: {value}{row.why}", markup=False, highlight=False)
         if row.target:
-            console.print(
-                f"{row.measure}: {row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}", highlight=False
-            )
+            verdict = f"{row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}"
+            console.print(f"{row.measure}: {verdict}", markup=False, highlight=False)

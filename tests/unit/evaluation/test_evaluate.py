@@ -242,3 +242,13 @@ def test_command_line_writes_json_and_page(file, tmp_path):
     assert (page / "evaluation-towers.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert CliRunner().invoke(app, ["eval", "no-such-set"]).exception is not None
     assert CliRunner().invoke(app, ["eval", "--limit", "0"]).exit_code == 2
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(file, tmp_path):
+    path = tmp_path / "a [red] set.jsonl"
+    wrong = {"question": "Who?", "context": "Ada [/b].", "answers": [{"text": "[/b] Bob", "start": 4}]}
+    path.write_text(file.read_text() + json.dumps(wrong), encoding="utf-8")
+    done = CliRunner().invoke(app, ["eval", str(path), "--methods", "lexical", "--no-times"])
+    assert done.exit_code == 0, done.output
+    assert "'[/b] Bob'" in " ".join(done.output.split())
+    assert "a [red] set: answer kept" in done.output
