@@ -64,7 +64,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         device=device,
     )
-    chosen = methods.split(",") if methods else [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME]
+    chosen = [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME] if methods is None else _names(methods)
     plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles, times=times)
     console = Console()
     rows = evaluate(plan, load_tokenizer(tokenizer), console)
@@ -76,6 +76,21 @@ def evaluate(
     console.print(pages.tables(report["rows"]))
     _show_verdicts(rows, console)
     raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)
+
+
+def _names(methods: str) -> list[str]:
+    """The names of a comma-separated list, each once."""
+    from ctxcompress_integrations.evaluation.methods import available_methods
+
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    known = available_methods()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise typer.BadParameter(
+            f"there is no method {', '.join(map(repr, unknown))}; known names: {', '.join(known)}",
+            param_hint="--methods",
+        )
+    return names
 
 
 def _show_verdicts(rows: Sequence[Row], console: Console) -> None:

@@ -222,7 +222,7 @@ def test_command_line_writes_json_and_page(file, tmp_path):
         "eval",
         str(file),
         "--methods",
-        "bm25,random,lead",
+        "bm25, random,lead",
         "--json",
         str(out),
         "--page",
@@ -242,6 +242,14 @@ def test_command_line_writes_json_and_page(file, tmp_path):
     assert (page / "evaluation-towers.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert CliRunner().invoke(app, ["eval", "no-such-set"]).exception is not None
     assert CliRunner().invoke(app, ["eval", "--limit", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("methods", "unknown"), [("leed, random", "leed"), ("random,", ""), ("", "")])
+def test_a_method_that_is_none_is_wrong_usage(file, methods, unknown, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("nothing may run"))
+    done = CliRunner().invoke(app, ["eval", str(file), "--methods", methods])
+    assert done.exit_code == 2
+    assert f"there is no method '{unknown}'; known names" in done.output
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(file, tmp_path):
