@@ -54,6 +54,8 @@ class Plan:
 def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
     """Run the plan under a progress bar and return all rows.
 
+    A method that cannot be loaded, or that fails on a set, is a row that says why; the others go on.
+
     Args:
         plan: what to measure.
         tokenizer: whose tokens are counted, or a function ``str -> int``.
@@ -83,9 +85,14 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
             budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
                 progress.update(task, description=escape(f"{method} · {dataset.name}"))
-                if plan.times:  # first: a scorer may remember passages
-                    times += _times(dataset, method, scorer, count_tokens)
-                runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
+                try:
+                    if plan.times:  # first: a scorer may remember passages
+                        times += _times(dataset, method, scorer, count_tokens)
+                    runs += run_method(
+                        dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n)
+                    )
+                except Exception as error:  # noqa: BLE001 - hours of the other methods are not lost with it
+                    rows.append(_failed(dataset, method, error))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
 
 
@@ -113,6 +120,11 @@ def _skipped(dataset: Dataset) -> Iterator[Row]:
     if not any(example.is_answerable for example in dataset.examples):
         why = "none of its questions is answered by its passages: it says what thresholds drop, and nothing else"
         yield Row(f"{dataset.name}: what budgets keep", None, "", why=why)
+
+
+def _failed(dataset: Dataset, method: str, error: Exception) -> Row:
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Row(f"{dataset.name}, {method}: everything", None, "", why=why, labels={"method": method})
 
 
 def _times(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:

@@ -216,6 +216,24 @@ def test_methods_without_a_model_are_reported_and_not_run(file):
     assert found["towers, lexical, keep_ratio 0.25: time, median"].value > 0
 
 
+def test_a_method_that_fails_on_a_set_takes_no_other_with_it(file, tmp_path, monkeypatch):
+    class Failing(Perfect):
+        def score(self, requests):
+            if any("Too long" in request.query for request in requests):
+                raise RuntimeError("no room\nfor it")
+            return super().score(requests)
+
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps(next(rows()) | {"question": "Too long a height?"}), encoding="utf-8")
+    monkeypatch.setattr(evaluation, "load_method", lambda name, _: {"perfect": Perfect, "failing": Failing}[name]())
+    plan = Plan([str(long), str(file)], ["failing", "perfect"], MethodSettings(), budgets=[Budget(0.25)])
+    found = {row.measure: row for row in evaluate(plan, words)}
+    assert found["long, failing: everything"].why == "RuntimeError: no room for it"
+    assert found["towers, failing, keep_ratio 0.25: answer kept"].value == 1.0
+    assert found["long, perfect, keep_ratio 0.25: answer kept"].value == 1.0
+    assert not [measure for measure in found if measure.startswith("long, failing, ")]
+
+
 def test_command_line_writes_json_and_page(file, tmp_path):
     page, out = tmp_path / "page", tmp_path / "r.json"
     arguments = [
