@@ -40,13 +40,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per set, evenly spread; all if none.")] = None,
     titles: Annotated[bool, typer.Option(help="Let methods read the passages' titles.")] = True,
     times: Annotated[bool, typer.Option(help="Time whole calls, too; leave it out on a busy machine.")] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a report page with plots into this folder.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write all rows to this file.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write a report page with plots into this folder.")
+    ] = None,
     device: o.Device = "auto",
 ) -> None:
     """Measure what every method keeps of the answers, and write tables, JSON and a page. Exit code 1 when a target is
     missed.
     """
+    from ctxcompress_integrations._optional import check
     from ctxcompress_integrations.evaluation import page as pages
     from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
     from ctxcompress_integrations.evaluation.methods import NEEDS_DECODER, NEEDS_NAME, STANDARD, MethodSettings
@@ -54,6 +59,8 @@ def evaluate(
     from ctxcompress_integrations.evaluation.sets import STANDARD as STANDARD_SETS
     from ctxcompress_integrations.hf.load import load_tokenizer
 
+    if page is not None:
+        check("matplotlib", extra="eval")  # now, not after hours
     settings = MethodSettings(
         decoder=model,
         seq2seq=seq2seq,

@@ -2,12 +2,15 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ctxcompress_integrations import _optional
 from ctxcompress_integrations.cli import app
+from ctxcompress_integrations.errors import MissingExtraError
 from ctxcompress_integrations.evaluation import evaluate as evaluation
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
@@ -268,6 +271,17 @@ def test_a_method_that_is_none_is_wrong_usage(file, methods, unknown, monkeypatc
     done = CliRunner().invoke(app, ["eval", str(file), "--methods", methods])
     assert done.exit_code == 2
     assert f"there is no method '{unknown}'; known names" in done.output
+
+
+def test_what_cannot_be_written_is_told_before_anything_runs(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("nothing may run"))
+    for option, path in (("--json", tmp_path), ("--page", file)):
+        assert CliRunner().invoke(app, ["eval", str(file), option, str(path)]).exit_code == 2
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(_optional, "find_spec", lambda _: None)
+    done = CliRunner().invoke(app, ["eval", str(file), "--page", str(tmp_path / "page")])
+    assert isinstance(done.exception, MissingExtraError)
+    assert "ctxcompress-integrations[eval]" in str(done.exception)
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(file, tmp_path):
