@@ -106,6 +106,6 @@ def _show_verdicts(rows: Sequence[Row], console: Console) -> None:
         if row.why:
             value = "" if row.value is None else f"{row.value:g} {row.unit}, "
             console.print(f"{row.measure}: {value}{row.why}", markup=False, highlight=False)
-        if row.target:
+        if row.target and row.value is not None:
             verdict = f"{row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}"
             console.print(f"{row.measure}: {verdict}", markup=False, highlight=False)

@@ -192,6 +192,20 @@ def test_all_support_is_compared_by_its_ratio():
     assert "hops, keep_ratio 0.25: all support kept, ours over none" not in found
 
 
+def test_no_gap_is_no_number(tmp_path):
+    row = {"question": "Who?", "context": "It was Ada.", "answers": [{"text": "Ada", "start": 7}]}
+    file = tmp_path / "xquad-en.jsonl"  # its rows have targets
+    file.write_text("\n".join([json.dumps(row)] * 3), encoding="utf-8")
+    done = CliRunner().invoke(
+        app, ["eval", str(file), "--methods", "mini,random", "--no-times", "--json", str(tmp_path / "r.json")]
+    )
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    rows = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    gap = next(r for r in rows["rows"] if r["measure"] == "xquad-en, mini, keep_ratio 0.25: gap closed, answer kept")
+    assert (gap["value"], gap["spread"], gap["ok"]) == (None, None, None)
+    assert "there is no gap" in gap["why"]
+
+
 def test_titles_can_be_hidden_from_methods(file, monkeypatch):
     seen = []
 
