@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ctxcompress_integrations.evaluation.datasets import Stretch, load_dataset
-from ctxcompress_integrations.evaluation.jsonl import DatasetError
+from ctxcompress_integrations.evaluation.jsonl import DatasetError, read_rows
 from ctxcompress_integrations.evaluation.sets import SETS, is_held_out, load_set, load_training
 
 SPAN = {"id": "a", "question": "Who?", "context": "It was Ada. Not Bob.", "answers": [{"text": "Ada", "start": 7}]}
@@ -181,6 +181,13 @@ def test_damaged_gzip_is_an_error(tmp_path, damage):
     path.write_bytes(damage(gzip.compress("\n".join(json.dumps(SPAN | {"id": str(i)}) for i in range(999)).encode())))
     with pytest.raises(DatasetError, match="damaged gzip"):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("line", ["{not json", "[" * 200_000, "[1]"])
+def test_a_row_that_is_no_object_is_named(tmp_path, line):
+    path = write(tmp_path / "x.jsonl", SPAN, line)
+    with pytest.raises(DatasetError, match=r"x\.jsonl:2 (is no JSON|must hold an object)"):
+        list(read_rows(path))
 
 
 def test_files_that_are_no_data(tmp_path):
