@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ctxcompress_integrations.cli import options as o
 
@@ -42,10 +43,10 @@ def bench(
 
     def report(row: Row) -> None:
         rows.append(row)
-        value = f"{row.value:.4g} {row.unit}" if row.value is not None else f"not measured: {row.why}"
+        value = escape(f"{row.value:.4g} {row.unit}" if row.value is not None else f"not measured: {row.why}")
         verdict = {True: "[green]ok[/green]", False: "[red]missed[/red]", None: ""}[row.ok]
         target = f"(target {row.target})" if row.target else ""
-        console.print(f"{row.measure}: [bold]{value}[/bold] {target} {verdict}", highlight=False)
+        console.print(f"{escape(row.measure)}: [bold]{value}[/bold] {target} {verdict}", highlight=False)
 
     if name == "quito":
         from ctxcompress_integrations.evaluation.bench_quito import bench_quito

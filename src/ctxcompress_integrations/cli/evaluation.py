@@ -40,13 +40,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Examples per set, evenly spread; all if none.")] = None,
     titles: Annotated[bool, typer.Option(help="Let methods read the passages' titles.")] = True,
     times: Annotated[bool, typer.Option(help="Time whole calls, too; leave it out on a busy machine.")] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Write a report page with plots into this folder.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write all rows to this file.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write a report page with plots into this folder.")
+    ] = None,
     device: o.Device = "auto",
 ) -> None:
     """Measure what every method keeps of the answers, and write tables, JSON and a page. Exit code 1 when a target is
     missed.
     """
+    from ctxcompress_integrations._optional import check
     from ctxcompress_integrations.evaluation import page as pages
     from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
     from ctxcompress_integrations.evaluation.methods import NEEDS_DECODER, NEEDS_NAME, STANDARD, MethodSettings
@@ -54,6 +59,8 @@ def evaluate(
     from ctxcompress_integrations.evaluation.sets import STANDARD as STANDARD_SETS
     from ctxcompress_integrations.hf.load import load_tokenizer
 
+    if page is not None:
+        check("matplotlib", extra="eval")  # now, not after hours
     settings = MethodSettings(
         decoder=model,
         seq2seq=seq2seq,
@@ -64,7 +71,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         device=device,
     )
-    chosen = methods.split(",") if methods else [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME]
+    chosen = [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME] if methods is None else _names(methods)
     plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles, times=times)
     console = Console()
     rows = evaluate(plan, load_tokenizer(tokenizer), console)
@@ -78,14 +85,27 @@ def evaluate(
     raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)
 
 
+def _names(methods: str) -> list[str]:
+    """The names of a comma-separated list, each once."""
+    from ctxcompress_integrations.evaluation.methods import available_methods
+
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    known = available_methods()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise typer.BadParameter(
+            f"there is no method {', '.join(map(repr, unknown))}; known names: {', '.join(known)}",
+            param_hint="--methods",
+        )
+    return names
+
+
 def _show_verdicts(rows: Sequence[Row], console: Console) -> None:
     """What could not be measured as asked, and why; and each target with what came of it."""
     for row in rows:
         if row.why:
-            console.print(
-                f"{row.measure}: {'' if row.value is None else f'{row.value:g} {row.unit}, '}{row.why}", highlight=False
-            )
-        if row.target:
-            console.print(
-                f"{row.measure}: {row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}", highlight=False
-            )
+            value = "" if row.value is None else f"{row.value:g} {row.unit}, "
+            console.print(f"{row.measure}: {value}{row.why}", markup=False, highlight=False)
+        if row.target and row.value is not None:
+            verdict = f"{row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}"
+            console.print(f"{row.measure}: {verdict}", markup=False, highlight=False)

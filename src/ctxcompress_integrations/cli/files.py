@@ -115,13 +115,16 @@ class Reading:
         begin, number = starts[0], 0
         for sentence, following in pairwise(starts):
             is_full = following - begin > self.chunk_chars and sentence > begin
-            is_paragraph = (
-                sentence - begin > self.chunk_chars / 2 and "\n\n" in text[max(begin, sentence - 3) : sentence]
-            )
+            is_paragraph = sentence - begin > self.chunk_chars / 2 and _ends_blank(text[begin:sentence])
             if is_full or is_paragraph:
                 yield _chunk(file, text, number, begin, sentence)
                 begin, number = sentence, number + 1
         yield _chunk(file, text, number, begin, len(text))
+
+
+def _ends_blank(text: str) -> bool:
+    """True when ``text`` ends with a blank line, of either kind of line ends."""
+    return text[len(text.rstrip()) :].count("\n") > 1
 
 
 def _chunk(file: Path, text: str, number: int, start: int, end: int) -> Passage:

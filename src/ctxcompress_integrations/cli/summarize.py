@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ctxcompress_integrations.cli import options as o
@@ -50,7 +51,7 @@ def summarize(
             reader=reader,
         )
         with progress_bar(Console(stderr=True, quiet=as_json), transient=True) as bar:
-            task = bar.add_task(f"summarizing with {method}", total=None)
+            task = bar.add_task(f"summarizing with {escape(method)}", total=None)
             n_computed = opened.build_summaries(
                 summarizer,
                 codec=codec,
@@ -72,7 +73,7 @@ def _table(infos: list[SummaryInfo]) -> Table:
     for info in infos:
         table.add_row(
             info.fingerprint[:12],
-            str(info.identity.get("method", "")),
+            escape(str(info.identity.get("method", ""))),
             str(sum(info.rows.values())),
             str(info.n_missing),
             f"{info.n_vectors} x {info.width}",

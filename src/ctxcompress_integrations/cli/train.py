@@ -1,4 +1,4 @@
-"""``train``: weights for scorers that need them, from annotated questions."""
+"""``train``: the commands that make weights, and the first of them, ``train probe``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ctxcompress_integrations.training.probe import ProbeFigures
 
 N_SHOWN = 5
-app = typer.Typer(help="Train weights for scorers, from questions whose answers are marked.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make weights: of scorers (probe, mini, mini-fast), of summarizers (soft), of adapters that read summaries "
+    "(lloco), of a small classifier (infor-coef), and of the small reader with its summarizers (small-world).",
+    no_args_is_help=True,
+)
 
 
 @app.command("probe")

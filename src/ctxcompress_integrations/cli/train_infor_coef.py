@@ -61,7 +61,7 @@ def infor_coef(
     )
     tokenizer = load_tokenizer(base)
     rows, dev = (load_labelled(data, f"{task}_{part}", tokenizer, limit=limit) for part in ("train", "dev"))
-    console.print(f"{task}: {len(rows)} rows, {len(dev)} dev rows", highlight=False)
+    console.print(f"{task}: {len(rows)} rows, {len(dev)} dev rows", markup=False, highlight=False)
     with progress_bar(console) as bar:
         bars: dict[str, TaskID] = {}
 
@@ -79,6 +79,7 @@ def infor_coef(
     figures = coef_weights.load(out)[2]["dev"]
     console.print(
         f"wrote {out}: accuracy {figures['accuracy']:.3f}, {figures['times_fewer']:.1f}x fewer FLOPs than BERT-base",
+        markup=False,
         highlight=False,
     )
 

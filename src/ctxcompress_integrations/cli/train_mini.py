@@ -89,7 +89,7 @@ def _read(
     for dataset in sets:
         report_problems(dataset)
         skipped = f", {len(dataset.problems)} rows skipped" if dataset.problems else ""
-        console.print(f"{dataset.name}: {len(dataset.examples)} questions{skipped}", highlight=False)
+        console.print(f"{dataset.name}: {len(dataset.examples)} questions{skipped}", markup=False, highlight=False)
     return {
         "examples": [example for dataset in sets for example in dataset.examples],
         "dev": [load_set(name, data, limit=100) for name in dev.split(",") if name],
@@ -113,8 +113,8 @@ def _train(train: Callable[..., Any], out: Path, recipe: Any) -> None:
             bar.update(task, completed=state.step, description=latest)
             if state.dev and state.dev[-1][0] == state.step:
                 points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())
-                console.print(f"step {state.step}: {points}", highlight=False)
+                console.print(f"step {state.step}: {points}", markup=False, highlight=False)
 
         train(out=out, recipe=recipe, report=report)
     plot = plot_curves(out.with_suffix(".curves.json"))
-    console.print(f"wrote {out} and {plot}", highlight=False)
+    console.print(f"wrote {out} and {plot}", markup=False, highlight=False)

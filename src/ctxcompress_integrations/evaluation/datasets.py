@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ctxcompress_integrations.evaluation import fields
 from ctxcompress_integrations.evaluation.jsonl import DatasetError, lines_of
 from ctxcompress_integrations.records import Passage
 
@@ -72,7 +73,7 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
 
     Args:
         path: the file.
-        name: what reports call it; the file's name when None.
+        name: what reports call it; the name of the file without ``.jsonl`` or ``.jsonl.gz`` when None.
         where: which examples to take.
 
     Raises:
@@ -92,7 +93,7 @@ def load_dataset(path: Path, *, name: str | None = None, where: Callable[[Exampl
     if not examples:
         first = f" (line {problems[0].line}: {problems[0].why})" if problems else ""
         raise DatasetError(f"{path} has no usable row{first}; the formats are described in docs/evaluation.md")
-    return Dataset(name or path.name.split(".")[0], tuple(examples), tuple(problems))
+    return Dataset(name or Path(path.name.removesuffix(".gz")).stem, tuple(examples), tuple(problems))
 
 
 def _examples(row: Any, fallback_id: str) -> Iterator[Example]:
@@ -111,22 +112,14 @@ def _examples(row: Any, fallback_id: str) -> Iterator[Example]:
 
 
 def _span(row: dict[str, Any], fallback_id: str) -> Example:
-    context, answers = _text(row["context"]), row["answers"]
+    context, answers = fields.text("context", row["context"]), fields.several("answers", row["answers"])
     if not context.strip():
         raise ValueError("the context is blank")
-    if not isinstance(answers, list):
-        raise TypeError(f"answers must be a list, got {answers!r:.80}")
-    marked = []
-    for answer in answers:
-        start, text = answer["start"], _text(answer["text"])
-        if not isinstance(start, int) or isinstance(start, bool):
-            raise TypeError(f"the start of an answer must be a number, got {start!r:.80}")
-        if start < 0 or not text.strip() or context[start : start + len(text)] != text:
-            raise ValueError(f"the answer {text!r:.80} does not stand at character {start}")
-        marked.append(Stretch(0, start, start + len(text)))
+    marked = [_stretch("answer", answer, context) for answer in answers]
     sentence = row.get("gold_sentence")
-    gold = [Stretch(0, int(sentence["start"]), int(sentence["start"]) + len(sentence["text"]))] if sentence else []
-    is_answerable = bool(row.get("answerable", row.get("is_answerable", bool(marked))))
+    gold = [] if sentence is None else [_stretch("gold_sentence", sentence, context)]
+    said = row.get("answerable", row.get("is_answerable"))
+    is_answerable = fields.truth("answerable", said, absent=bool(marked))
     return Example(
         str(row.get("id", fallback_id)),
         _question(row),
@@ -140,9 +133,16 @@ def _span(row: dict[str, Any], fallback_id: str) -> Example:
     )
 
 
+def _stretch(name: str, mark: dict[str, Any], context: str) -> Stretch:
+    start, text = fields.number(f"the start of the {name}", mark["start"]), fields.text(f"the {name}", mark["text"])
+    if start < 0 or not text.strip() or context[start : start + len(text)] != text:
+        raise ValueError(f"the {name} {text!r:.80} does not stand at character {start}")
+    return Stretch(0, start, start + len(text))
+
+
 def _pair(row: dict[str, Any], fallback_id: str) -> Example:
-    sentence = _text(row["sentence"])
-    holds = bool(row.get("label", 1))
+    sentence = fields.text("sentence", row["sentence"])
+    holds = fields.truth("label", row.get("label"), absent=True)
     gold = (Stretch(0, 0, len(sentence)),) if holds else ()
     passages = _passages([sentence], [None])
     return Example(str(row.get("id", fallback_id)), _question(row), passages, gold=gold, is_answerable=holds)
@@ -150,34 +150,37 @@ def _pair(row: dict[str, Any], fallback_id: str) -> Example:
 
 def _rag(row: dict[str, Any], fallback_id: str) -> Example:
     texts, gold = [], []
-    for number, doc in enumerate(row["docs"]):
+    docs = fields.several("docs", row["docs"])
+    for number, doc in enumerate(docs):
         if "sentences" in doc:
-            text, marked = "", set(doc.get("gold_sentences") or [])
-            for i, sentence in enumerate(doc["sentences"]):
-                piece = _text(sentence).strip()
+            sentences = fields.texts("sentences", doc["sentences"])
+            named = fields.several("gold_sentences", doc.get("gold_sentences") or [])
+            text, marked = "", {fields.place("each of gold_sentences", i, len(sentences)) for i in named}
+            for i, sentence in enumerate(sentences):
+                piece = sentence.strip()
                 text += " " if text and piece else ""
                 if i in marked and piece:
                     gold.append(Stretch(number, len(text), len(text) + len(piece)))
                 text += piece
         else:
-            text = _text(doc["text"])
-            if doc.get("is_gold"):
+            text = fields.text("the text of a document", doc["text"])
+            if fields.truth("is_gold", doc.get("is_gold"), absent=False):
                 gold.append(Stretch(number, 0, len(text)))
         texts.append(text)
-    answers = tuple(dict.fromkeys(a for a in row.get("answers") or [] if _text(a).strip()))
+    answers = tuple(dict.fromkeys(a for a in fields.texts("answers", row.get("answers") or []) if a.strip()))
     joined = "\n".join(texts)
     found = tuple(a for a in answers if a.casefold() not in ("yes", "no") and _find(a, joined, 0))
-    titles = [doc.get("title") for doc in row["docs"]]
+    titles = [doc.get("title") for doc in docs]
     return Example(str(row.get("id", fallback_id)), _question(row), _passages(texts, titles), found, gold=tuple(gold))
 
 
 def _story(row: dict[str, Any]) -> Iterator[Example]:
-    texts = [_text(section["text"]) for section in row["sections"]]
+    texts = [fields.text("the text of a section", section["text"]) for section in row["sections"]]
     numbers = {section["n"]: i for i, section in enumerate(row["sections"])}
     passages = _passages(texts, [None] * len(texts))
     for i, question in enumerate(row["questions"]):
         places = [numbers[n] for n in question["sections"]]
-        answers = [a.strip().rstrip(".") for a in question["answers"]]
+        answers = [a.strip().rstrip(".") for a in fields.texts("answers", question["answers"])]
         marked = [stretch for place in places for a in answers if a for stretch in _find(a, texts[place], place)]
         found = tuple(dict.fromkeys(texts[m.passage][m.start : m.end] for m in marked))
         gold = tuple(Stretch(place, 0, len(texts[place])) for place in places)
@@ -187,11 +190,12 @@ def _story(row: dict[str, Any]) -> Iterator[Example]:
 
 
 def _meeting(row: dict[str, Any]) -> Iterator[Example]:
-    texts = [f"{speaker}: {text}" for speaker, text in row["turns"]]
+    texts = [": ".join(fields.texts("a turn", turn)) for turn in row["turns"]]
     passages = _passages(texts, [None] * len(texts))
     for i, question in enumerate(row["questions"]):
         if question.get("spans"):
-            turns = [t for first, last in question["spans"] for t in range(int(first), int(last) + 1)]
+            spans = [[fields.place("a turn of spans", t, len(texts)) for t in span] for span in question["spans"]]
+            turns = [t for first, last in spans for t in range(first, last + 1)]
             gold = tuple(Stretch(turn, 0, len(texts[turn])) for turn in dict.fromkeys(turns))
             yield Example(f"{row['doc_id']}-{i}", _question(question), passages, gold=gold, group=str(row["doc_id"]))
 
@@ -203,6 +207,8 @@ def _find(answer: str, text: str, passage: int) -> list[Stretch]:
 
 
 def _passages(texts: Sequence[str], titles: Sequence[Any]) -> tuple[Passage, ...]:
+    if not texts:
+        raise ValueError("there is no passage")
     return tuple(
         Passage(str(i), text, metadata={"title": title} if title else {})
         for i, (text, title) in enumerate(zip(texts, titles, strict=True))
@@ -210,13 +216,7 @@ def _passages(texts: Sequence[str], titles: Sequence[Any]) -> tuple[Passage, ...
 
 
 def _question(row: dict[str, Any]) -> str:
-    question = _text(row["question"])
+    question = fields.text("question", row["question"])
     if not question.strip():
         raise ValueError("the question is blank")
     return question
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {type(value).__name__}")
-    return value

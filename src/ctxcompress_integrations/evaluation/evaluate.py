@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from ctxcompress_integrations._progress import progress_bar
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.evaluation.datasets import Dataset
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.evaluation.methods import MethodSettings, load_method
 from ctxcompress_integrations.evaluation.rows import Row
 from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
@@ -52,15 +54,18 @@ class Plan:
 def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
     """Run the plan under a progress bar and return all rows.
 
+    A method that cannot be loaded, or that fails on a set, is a row that says why; the others go on.
+
     Args:
         plan: what to measure.
         tokenizer: whose tokens are counted, or a function ``str -> int``.
         console: rich's, for the progress bar.
 
     Raises:
-        DatasetError: before anything runs, for a set that cannot be read.
+        DatasetError: before anything runs, for a set that cannot be read, and for two of one name.
     """
     datasets = [load_set(name, plan.data, limit=plan.limit) for name in plan.sets]
+    _check_names(plan.sets, datasets)
     if not plan.titles:
         datasets = [untitled(dataset) for dataset in datasets]
     count_tokens = lru_cache(N_COUNTED)(as_counter(tokenizer))  # every budget counts the same whole request
@@ -79,11 +84,26 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
                 continue
             budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
-                progress.update(task, description=f"{method} · {dataset.name}")
-                if plan.times:  # first: a scorer may remember passages
-                    times += _times(dataset, method, scorer, count_tokens)
-                runs += run_method(dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n))
+                progress.update(task, description=escape(f"{method} · {dataset.name}"))
+                try:
+                    if plan.times:  # first: a scorer may remember passages
+                        times += _times(dataset, method, scorer, count_tokens)
+                    runs += run_method(
+                        dataset, method, scorer, budgets, count_tokens, lambda n: progress.advance(task, n)
+                    )
+                except Exception as error:  # noqa: BLE001 - hours of the other methods are not lost with it
+                    rows.append(_failed(dataset, method, error))
     return [*rows, *summarize(runs, reference=plan.methods[0], targets=TARGETS), *times]
+
+
+def _check_names(sets: Sequence[str], datasets: Sequence[Dataset]) -> None:
+    named: dict[str, str] = {}
+    for given, dataset in zip(sets, datasets, strict=True):
+        if dataset.name in named:
+            raise DatasetError(
+                f"{named[dataset.name]!r} and {given!r} would both be called {dataset.name!r} in the report: rename one"
+            )
+        named[dataset.name] = given
 
 
 def _thresholds(scorer: Scorer) -> Iterator[Budget]:
@@ -93,9 +113,18 @@ def _thresholds(scorer: Scorer) -> Iterator[Budget]:
 
 
 def _skipped(dataset: Dataset) -> Iterator[Row]:
+    """What of a set is not measured, and why."""
     if dataset.problems:
         lines = ", ".join(f"{p.line} ({p.why})" for p in dataset.problems[:5])
         yield Row(f"{dataset.name}: rows skipped", len(dataset.problems), "rows", why=f"lines {lines}")
+    if not any(example.is_answerable for example in dataset.examples):
+        why = "none of its questions is answered by its passages: it says what thresholds drop, and nothing else"
+        yield Row(f"{dataset.name}: what budgets keep", None, "", why=why)
+
+
+def _failed(dataset: Dataset, method: str, error: Exception) -> Row:
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Row(f"{dataset.name}, {method}: everything", None, "", why=why, labels={"method": method})
 
 
 def _times(dataset: Dataset, method: str, scorer: Scorer, count_tokens: TokenCounter) -> Iterator[Row]:

@@ -38,7 +38,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if line.strip():
             try:
                 row = json.loads(line.decode())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{path}:{number} is no JSON ({error})") from error
             if not isinstance(row, dict):
                 raise DatasetError(f"{path}:{number} must hold an object, got {type(row).__name__}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ctxcompress_integrations.errors import ModelLoadError
 from ctxcompress_integrations.evaluation.baselines import BASELINES, baseline_class
-from ctxcompress_integrations.scorers import scorer_class
+from ctxcompress_integrations.scorers import available_scorers, scorer_class
 from ctxcompress_integrations.scorers.base import Scorer
 
 STANDARD = ("mini", "mini-untrained", "random", "lead", "bm25", "sentence_vectors", "passage_vectors", "lexical")
@@ -37,6 +37,11 @@ class MethodSettings:
     trust_remote_code: bool = False
     device: str = "auto"
     dtype: str = "auto"
+
+
+def available_methods() -> list[str]:
+    """Names that :func:`load_method` knows, other packages' scorers included."""
+    return sorted({*STANDARD, "mini-fast", *BASELINES, *available_scorers()})
 
 
 def load_method(name: str, settings: MethodSettings) -> Scorer:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from ctxcompress_integrations._optional import require
@@ -57,12 +58,12 @@ def write_page(report: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _table(rows: Rows, name: str, measure: str) -> Table:
-    table = Table(title=f"{name}: {measure}", title_justify="left", title_style="bold")
+    table = Table(title=escape(f"{name}: {measure}"), title_justify="left", title_style="bold")
     header, body = _cells(rows, name, measure, _plus_minus)
     for i, title in enumerate(header):
         table.add_column(title, justify="right" if i else "left", no_wrap=not i)
     for line in body:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     return table
 
 

@@ -115,6 +115,9 @@ def run_method(
         budgets: under which to compress.
         count_tokens: the one tokenizer of the report.
         advance: told after each batch how many examples are done.
+
+    Returns:
+        One run per budget; none for those under which no example counts.
     """
     has_thresholds = any(budget.threshold is not None for budget in budgets)
     examples = [example for example in dataset.examples if example.is_answerable or has_thresholds]
@@ -131,7 +134,7 @@ def run_method(
                     _note(record, example, result, budget, by_documents)
                     record.reciprocal_rank.append(reciprocal_rank(example, whole))
         advance(len(batch))
-    return [_run(dataset.name, method, budget, record) for budget, record in records.items()]
+    return [_run(dataset.name, method, budget, record) for budget, record in records.items() if record.rate]
 
 
 def _note(record: _Record, example: Example, result: CompressionResult, budget: Budget, by_documents: bool) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example, load_dataset
 from ctxcompress_integrations.evaluation.jsonl import DatasetError, find_file
+from ctxcompress_integrations.evaluation.overlap import apart
 
 LANGUAGES = ("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi", "ro")
 DEFAULT = "mini"
@@ -26,14 +27,23 @@ def _is_in(language: str, example: Example) -> bool:
 
 
 class _Source(NamedTuple):
+    """Where a set comes from.
+
+    Attributes:
+        file: the beginning of the file's name.
+        where: which of its examples to take; None for all.
+        apart_from: the file of a training set in the same folder whose questions are left out; None for none.
+    """
+
     file: str
     where: Callable[[Example], bool] | None = None
+    apart_from: str | None = None
 
 
 SETS: Mapping[str, _Source] = {
     **{f"xquad-{code}": _Source("xquad_12lang", partial(_is_in, code)) for code in LANGUAGES},
     "squad2": _Source("squad2_dev_half"),
-    "qed": _Source("qed_dev"),
+    "qed": _Source("qed_dev", apart_from="nq_oracle_train"),  # 623 of 1,355 questions stand there
     "nq20": _Source("nq20_dev"),
     "hotpot": _Source("hotpot_train100", is_held_out),
     "2wiki": _Source("2wiki_train500", is_held_out),
@@ -92,7 +102,8 @@ def load_set(name: str, folder: Path | None, *, limit: int | None = None) -> Dat
 
     Args:
         name: of :data:`SETS`, or a path.
-        folder: where the named files lie.
+        folder: where the named files lie. "qed" leaves out the questions that training saw, and needs the training
+            file, too; a file by its path is taken whole.
         limit: take this many examples, evenly spread; None for all.
 
     Raises:
@@ -107,20 +118,27 @@ def load_set(name: str, folder: Path | None, *, limit: int | None = None) -> Dat
         if folder is None:
             raise DatasetError(f"the set {name!r} needs its folder: give --data or CTXCOMPRESS_DATA")
         dataset = load_dataset(find_file(folder, source.file), name=name, where=source.where)
+        if source.apart_from is not None:
+            dataset = apart(dataset, _seen_in_training(name, folder, source.apart_from))
     return _limited(dataset, limit)
 
 
 def load_training(files: Sequence[Path] | None, folder: Path | None, *, limit: int | None = None) -> list[Dataset]:
     """The standard training sets from the data folder, or the files given.
 
+    Of the standard ones, examples are left out whose question, or a passage that supports their answer, stands in one
+    of the :data:`STANDARD` sets: what is measured must be new. Files that are given are taken whole.
+
     Raises:
-        DatasetError: no folder, no file, no usable row.
+        DatasetError: no folder, no file of a training set or of a standard one, no usable row.
     """
     if files:
         return [_limited(load_dataset(path), limit) for path in files]
     if folder is None:
         raise DatasetError("training needs files, or the folder of the standard sets: give --data or CTXCOMPRESS_DATA")
-    return [_limited(load_dataset(find_file(folder, s.file), where=s.where), limit) for s in TRAINING]
+    measured = [example for name in STANDARD for example in load_set(name, folder).examples]
+    sets = (load_dataset(find_file(folder, source.file), where=source.where) for source in TRAINING)
+    return [_limited(apart(dataset, measured, passages=True), limit) for dataset in sets]
 
 
 def untitled(dataset: Dataset) -> Dataset:
@@ -132,6 +150,13 @@ def untitled(dataset: Dataset) -> Dataset:
             for example in dataset.examples
         ),
     )
+
+
+def _seen_in_training(name: str, folder: Path, file: str) -> Sequence[Example]:
+    try:
+        return load_dataset(find_file(folder, file)).examples
+    except DatasetError as error:
+        raise DatasetError(f"the set {name!r} leaves out the questions that training saw: {error}") from error
 
 
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:

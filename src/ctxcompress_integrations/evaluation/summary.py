@@ -152,19 +152,21 @@ def _gaps(of_set: Sequence[Run], measure: str, targets: Targets) -> Iterator[Row
         at, random = random_curve(of_set, measure, weights)
         floor = float(np.interp(rate, at, random))
         ceiling = 1.0 - float(oracle(limit, np.asarray([rate]), weights)[0])
-        return (kept - floor) / (ceiling - floor) if ceiling > floor else float("nan")
+        return (kept - floor) / (ceiling - floor) if ceiling - floor > 1e-9 else float("nan")
 
     for run in of_set:
         if run.method != RANDOM and run.budget.unit == "sentence":
-            interval = bootstrap(partial(gap, run), len(run.rate), n_resamples=200)
+            value = gap(run, None)
+            is_open = not np.isnan(value)
             name = f"gap closed, {NAMES[measure]}"
             yield Row(
                 f"{run.dataset}, {run.method}, {run.budget}: {name}",
-                gap(run, None),
+                value if is_open else None,
                 "(method - random) / (oracle - random), 95 % interval",
                 targets.get((run.dataset, run.method, str(run.budget), name)),
                 int(usable.sum()),
-                interval,
+                bootstrap(partial(gap, run), len(run.rate), n_resamples=200) if is_open else None,
+                None if is_open else "random sentences keep as much as the oracle: there is no gap",
                 labels=_labels(run) | {"measure": name},
             )
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.device import resolve_device, resolve_dtype
@@ -57,7 +58,7 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says; there are no endings.
 
     Raises:
-        ValueError: another prefix, or segments that do not fit the model.
+        ValueError: another prefix, a length that is no whole number from 1 on, or segments that do not fit the model.
     """
 
     name: ClassVar[str] = "autocompressor"
@@ -79,12 +80,13 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
         super().__init__(
             model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
         )
-        self.max_positions = context_length(model) if max_positions is None else max_positions
-        self.prefix, self.segment_tokens, self.n_summary = prefix, segment_tokens, len(module.tokens)
+        self.max_positions = context_length(model) if max_positions is None else whole("max_positions", max_positions)
+        self.segment_tokens = whole("segment_tokens", segment_tokens)
+        self.prefix, self.n_summary = prefix, len(module.tokens)
         if prefix not in get_args(Prefix):
             raise ValueError(f"prefix must be 'document' or 'empty', got {prefix!r}")
         room = (self.max_positions - self.n_summary) // self._stretch
-        if not 1 <= segment_tokens <= room:
+        if self.segment_tokens > room:
             raise ValueError(
                 f"segment_tokens must be in [1, {room}], for align={align!r} and a model of "
                 f"{self.max_positions} positions and {self.n_summary} summary tokens, got {segment_tokens!r}"
@@ -93,10 +95,9 @@ class AutoCompressor(TokenSummarizer[SummaryTokens]):
     @classmethod
     def untrained(cls, model: Any, tokenizer: Any, *, n_summary: int = 50, segment_tokens: int = 1536) -> Self:
         """Summary tokens that start as the end-of-sequence token, for training; their vectors mean nothing yet."""
-        if n_summary < 1:
-            raise ValueError(f"n_summary must be >= 1, got {n_summary!r}")
         eos = model.get_input_embeddings().weight[tokenizer.eos_token_id]
-        return cls(model, tokenizer, SummaryTokens(eos.expand(n_summary, -1)), segment_tokens=segment_tokens)
+        tokens = SummaryTokens(eos.expand(whole("n_summary", n_summary), -1))
+        return cls(model, tokenizer, tokens, segment_tokens=segment_tokens)
 
     @classmethod
     def load(cls, source: Source) -> Self:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base, base_of
 from ctxcompress_integrations.hf.hub import checkpoint_path
@@ -57,7 +58,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
         has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says.
 
     Raises:
-        ValueError: segments that do not fit the model.
+        ValueError: a ratio that is no whole number from 1 on, or segments that do not fit the model.
     """
 
     name: ClassVar[str] = "icae"
@@ -77,13 +78,12 @@ class Icae(TokenSummarizer[MemoryWriter]):
         super().__init__(
             model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
         )
-        self.n_memory, self.tokens_per_slot = len(module.memory), tokens_per_slot
-        longest = self.n_memory * tokens_per_slot * self._stretch
-        if tokens_per_slot < 1 or longest + self.n_memory > context_length(model):
+        self.n_memory, self.tokens_per_slot = len(module.memory), whole("tokens_per_slot", tokens_per_slot)
+        longest = self.n_memory * self.tokens_per_slot * self._stretch
+        if longest + self.n_memory > context_length(model):
             raise ValueError(
-                f"tokens_per_slot must be >= 1, and {self.n_memory} memory tokens behind the longest segment "
-                f"(align={align!r}) must fit the {context_length(model)} positions of the model, "
-                f"got {tokens_per_slot!r}"
+                f"{self.n_memory} memory tokens behind the longest segment (align={align!r}) must fit the "
+                f"{context_length(model)} positions of the model, got tokens_per_slot={tokens_per_slot!r}"
             )
 
     @classmethod
@@ -107,8 +107,7 @@ class Icae(TokenSummarizer[MemoryWriter]):
             layers: last names of the linear layers that it is worn on.
             has_bos: whether a passage starts with BOS.
         """
-        if n_memory < 1:
-            raise ValueError(f"n_memory must be >= 1, got {n_memory!r}")
+        n_memory = whole("n_memory", n_memory)
         table = model.get_input_embeddings().weight
         drawn = torch.randn(n_memory + 3, table.shape[1], device=table.device) * table.std().float()
         adapter = LowRank(linear_layers(base_of(model), set(layers)), rank=rank, alpha=alpha).to(table.device)

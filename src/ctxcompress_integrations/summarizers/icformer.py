@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.hub import checkpoint_path
@@ -55,7 +56,7 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         has_bos, ending, align, batch_tokens: as :class:`TokenSummarizer` says.
 
     Raises:
-        ValueError: chunks of no length, or digests of another width than the reader's.
+        ValueError: chunks of no whole length from 1 on, or digests of another width than the reader's.
     """
 
     name: ClassVar[str] = "icformer"
@@ -75,9 +76,7 @@ class IcFormer(TokenSummarizer[DigestWriter]):
         super().__init__(
             model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
         )
-        self.chunk_tokens, self.n_digests = chunk_tokens, len(module.encoder.digests)
-        if chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens must be >= 1, got {chunk_tokens!r}")
+        self.chunk_tokens, self.n_digests = whole("chunk_tokens", chunk_tokens), len(module.encoder.digests)
         widths = module.encoder.digests.shape[1], model.get_input_embeddings().weight.shape[1]
         if widths[0] != widths[1]:
             raise ValueError(f"digests {widths[0]} wide cannot be read by a reader whose input is {widths[1]} wide")

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.hf import summary_weights
 from ctxcompress_integrations.hf.borrow import as_base
 from ctxcompress_integrations.hf.digest import tokenizer_digest, weights_digest
@@ -47,7 +48,7 @@ class Pooled(TokenSummarizer[Projector]):
             like any token.
 
     Raises:
-        ValueError: a pool below 1 or larger than a piece, or a map from another width.
+        ValueError: a pool that is no whole number from 1 on or larger than a piece, or a map from another width.
     """
 
     name: ClassVar[str] = "pooled"
@@ -71,12 +72,12 @@ class Pooled(TokenSummarizer[Projector]):
         super().__init__(
             model, tokenizer, module, has_bos=has_bos, ending=ending, align=align, batch_tokens=batch_tokens
         )
-        self.reader, self.pool, self.is_causal = reader, pool, is_causal
+        self.reader, self.pool, self.is_causal = reader, whole("pool", pool), is_causal
         self.reader_tokenizer = tokenizer if reader_tokenizer is None else reader_tokenizer
-        self.max_tokens = context_length(model) if max_tokens is None else max_tokens
+        self.max_tokens = context_length(model) if max_tokens is None else whole("max_tokens", max_tokens)
         if not isinstance(reader, str):
             raise ValueError(f"reader must be the digest of the reader's weights, got a {type(reader).__name__}")
-        if not 1 <= pool <= self.max_tokens // self._stretch:
+        if self.pool > self.max_tokens // self._stretch:
             raise ValueError(
                 f"pool must be in [1, {self.max_tokens // self._stretch}], "
                 f"{'half ' * (align == 'sentences')}the longest piece, got {pool!r}"

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.errors import SummaryValueError
 from ctxcompress_integrations.hf.borrow import evaluating, lock_of
 from ctxcompress_integrations.options import as_passages
@@ -44,7 +45,7 @@ class TokenSummarizer(TrainedSummarizer[Trained]):
 
     Raises:
         ValueError: a BOS token is asked for that the tokenizer lacks, an ending that was not trained, another
-            ``align``, a budget below 1.
+            ``align``, a budget that is no whole number from 1 on.
     """
 
     def __init__(
@@ -60,10 +61,9 @@ class TokenSummarizer(TrainedSummarizer[Trained]):
     ) -> None:
         super().__init__(model, tokenizer, module)
         self.has_bos, self.ending, self.align = has_bos, ending, align
-        is_cuda = model.get_input_embeddings().weight.is_cuda
-        self.batch_tokens = (32768 if is_cuda else 4096) if batch_tokens is None else batch_tokens
-        if self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be >= 1, got {batch_tokens!r}")
+        if batch_tokens is None:
+            batch_tokens = 32768 if model.get_input_embeddings().weight.is_cuda else 4096
+        self.batch_tokens = whole("batch_tokens", batch_tokens)
         if align not in get_args(Align):
             raise ValueError(f"align must be 'tokens' or 'sentences', got {align!r}")
         if has_bos and tokenizer.bos_token_id is None:

@@ -4,6 +4,8 @@ import gzip
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from ctxcompress_integrations.cli.files import Reading
 
 
@@ -25,6 +27,15 @@ def test_chunks_are_slices_of_the_file_cut_between_sentences(tmp_path):
         assert passage.text.endswith(".")
     assert "".join(text.split()) == "".join("".join(p.text.split()) for p in passages)
     assert any(a.text.endswith("paragraph 0 is here.") and "paragraph 1" in b.text for a, b in pairwise(passages))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n \t"])
+def test_paragraphs_end_alike_with_either_line_ends(tmp_path, end):
+    paragraph = " ".join(f"Sentence {i} of a paragraph is here." for i in range(5))
+    text = (2 * end).join([paragraph] * 4)
+    passages, _ = read(tmp_path, "a.txt", text, chunk_chars=300)
+    assert [passage.text for passage in passages] == [paragraph] * 4
+    assert [text[p.metadata["start"] : p.metadata["end"]] for p in passages] == [paragraph] * 4
 
 
 def test_rows_keep_their_ids_and_metadata(tmp_path):

@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from ctxcompress_integrations import load_compressor
-from ctxcompress_integrations.cli import main
+from ctxcompress_integrations.cli import app, main, train
 from ctxcompress_integrations.testing.tiny import tiny_decoder
 from interruptible import INTERRUPTIBLE
 
@@ -36,6 +37,11 @@ def folder(tmp_path_factory, xquad):
     (root / "bad.jsonl").write_text('{"question": "?"}\n{}')
     (root / "wrong.safetensors").mkdir()
     return root
+
+
+def test_the_group_says_what_each_command_trains():
+    said = " ".join(CliRunner().invoke(app, ["train", "--help"]).output.partition("Options")[0].split())
+    assert [command.name for command in train.app.registered_commands if command.name not in said] == []
 
 
 def test_train_and_use(folder):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ctxcompress_integrations.evaluation.datasets import Stretch, load_dataset
-from ctxcompress_integrations.evaluation.jsonl import DatasetError
+from ctxcompress_integrations.evaluation.jsonl import DatasetError, read_rows
 from ctxcompress_integrations.evaluation.sets import SETS, is_held_out, load_set, load_training
 
 SPAN = {"id": "a", "question": "Who?", "context": "It was Ada. Not Bob.", "answers": [{"text": "Ada", "start": 7}]}
@@ -80,7 +80,7 @@ BAD = {
     "too deep": ("[" * 200_000, "RecursionError"),
     "no question": (changed(question=...), "KeyError: 'question'"),
     "blank question": (changed(question=" \t"), "the question is blank"),
-    "question no text": (changed(question=["Who?"]), "expected text, got list"),
+    "question no text": (changed(question=["Who?"]), "question must be text, got ['Who?']"),
     "no context": (changed(context=...), "KeyError: 'context'"),
     "blank context": (changed(context=" "), "the context is blank"),
     "no answers": (changed(answers=...), "KeyError: 'answers'"),
@@ -95,6 +95,56 @@ BAD = {
     "blank answer": (changed(answers=[{"text": " ", "start": 2}]), "does not stand"),
     "one of two wrong": (changed(answers=[*SPAN["answers"], {"text": "Bob", "start": 7}]), "'Bob' does not stand"),
 }
+
+
+DOCS = {"question": "Who?", "answers": ["Ada"], "docs": [{"sentences": ["It was Ada."], "gold_sentences": [0]}]}
+STORY = {
+    "doc_id": "s",
+    "sections": [{"n": 1, "text": "It was Ada."}],
+    "questions": [{"question": "Who?", "answers": ["Ada"], "sections": [1]}],
+}
+MEETING = {"doc_id": "m", "turns": [["A", "Hi."]], "questions": [{"question": "Who?", "spans": [[0, 0]]}]}
+PAIR = {"question": "Why?", "sentence": "Because."}
+
+
+def in_doc(**changes):
+    return DOCS | {"docs": [DOCS["docs"][0] | changes]}
+
+
+BAD |= {
+    "answerable a text": (changed(answerable="false"), "answerable must be true or false, got 'false'"),
+    "is_answerable a number": (changed(is_answerable=2), "answerable must be true or false, got 2"),
+    "gold sentence elsewhere": (
+        changed(gold_sentence={"text": "It was Ada.", "start": 5000}),
+        "the gold_sentence 'It was Ada.' does not stand at character 5000",
+    ),
+    "gold sentence at a text": (changed(gold_sentence={"text": "It", "start": "0"}), "must be a number, got '0'"),
+    "gold sentence empty": (changed(gold_sentence={}), "KeyError: 'start'"),
+    "label a text": (PAIR | {"label": "0"}, "label must be true or false, got '0'"),
+    "documents' answers a text": (DOCS | {"answers": "a cat"}, "answers must be a list, got 'a cat'"),
+    "documents' answers numbers": (DOCS | {"answers": [7]}, "each of answers must be text, got 7"),
+    "no documents": (DOCS | {"docs": []}, "there is no passage"),
+    "documents no list": (DOCS | {"docs": {"text": "x"}}, "docs must be a list"),
+    "sentences a text": (in_doc(sentences="It was Ada."), "sentences must be a list, got 'It was Ada.'"),
+    "gold sentences texts": (in_doc(gold_sentences=["0"]), "each of gold_sentences must be a number, got '0'"),
+    "gold sentences too many": (in_doc(gold_sentences=[1]), "each of gold_sentences must be in [0, 1), got 1"),
+    "gold a text": (DOCS | {"docs": [{"text": "Ada.", "is_gold": "false"}]}, "is_gold must be true or false"),
+    "story's answers a text": (
+        STORY | {"questions": [STORY["questions"][0] | {"answers": "a cat"}]},
+        "answers must be a list, got 'a cat'",
+    ),
+    "no sections": (STORY | {"sections": []}, "there is no passage"),
+    "a turn without a speaker": (MEETING | {"turns": [[None, "Hi."]]}, "each of a turn must be text, got None"),
+    "turns that are not there": (
+        MEETING | {"questions": [{"question": "Who?", "spans": [[-1, 0]]}]},
+        "a turn of spans must be in [0, 1), got -1",
+    ),
+}
+
+
+def test_what_the_wrong_rows_are_made_from_is_right(tmp_path):
+    rows = [DOCS, STORY, MEETING, PAIR, SPAN | {"answerable": None, "gold_sentence": None}]
+    assert len(load_dataset(write(tmp_path / "x.jsonl", *rows)).examples) == len(rows)
 
 
 @pytest.mark.parametrize(("row", "why"), BAD.values(), ids=BAD.keys())
@@ -131,6 +181,13 @@ def test_damaged_gzip_is_an_error(tmp_path, damage):
     path.write_bytes(damage(gzip.compress("\n".join(json.dumps(SPAN | {"id": str(i)}) for i in range(999)).encode())))
     with pytest.raises(DatasetError, match="damaged gzip"):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("line", ["{not json", "[" * 200_000, "[1]"])
+def test_a_row_that_is_no_object_is_named(tmp_path, line):
+    path = write(tmp_path / "x.jsonl", SPAN, line)
+    with pytest.raises(DatasetError, match=r"x\.jsonl:2 (is no JSON|must hold an object)"):
+        list(read_rows(path))
 
 
 def test_files_that_are_no_data(tmp_path):

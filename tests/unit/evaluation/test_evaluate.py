@@ -2,15 +2,19 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ctxcompress_integrations import _optional
 from ctxcompress_integrations.cli import app
+from ctxcompress_integrations.errors import MissingExtraError
 from ctxcompress_integrations.evaluation import evaluate as evaluation
 from ctxcompress_integrations.evaluation.datasets import load_dataset
 from ctxcompress_integrations.evaluation.evaluate import Plan, evaluate
+from ctxcompress_integrations.evaluation.jsonl import DatasetError
 from ctxcompress_integrations.evaluation.methods import MethodSettings
 from ctxcompress_integrations.evaluation.runs import BUDGETS, Budget, Run, run_method, time_method
 from ctxcompress_integrations.evaluation.summary import summarize
@@ -139,6 +143,27 @@ def test_a_busy_machine_times_nothing(file):
         assert any("time, median" in row.measure for row in rows) is times
 
 
+def test_questions_without_answers_are_measured_by_thresholds_alone(tmp_path, monkeypatch):
+    path = tmp_path / "none.jsonl"
+    path.write_text(json.dumps(list(rows())[-1]), encoding="utf-8")
+    monkeypatch.setattr(evaluation, "load_method", lambda *_: Perfect())
+    found = {row.measure: row for row in evaluate(Plan([str(path)], ["perfect"], MethodSettings(), times=False), words)}
+    assert found["none, perfect, threshold auto: tokens dropped where there is no answer"].value == 1.0
+    assert "none of its questions is answered" in found["none: what budgets keep"].why
+    assert not any("keep_ratio" in measure for measure in found)
+
+
+def test_two_sets_of_one_name_are_refused(file, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "towers.jsonl.gz"
+    other.write_bytes(file.read_bytes())
+    with pytest.raises(DatasetError, match=r"towers.jsonl' and '.*towers.jsonl.gz' would both be called 'towers'"):
+        evaluate(Plan([str(file), str(other)], ["lexical"], MethodSettings()), words)
+    versions = [str(file.rename(tmp_path / "my.v1.jsonl")), str(other.rename(tmp_path / "my.v2.jsonl"))]
+    found = evaluate(Plan(versions, ["lexical"], MethodSettings(), budgets=[Budget(0.25)], times=False), words)
+    assert {row.labels["set"] for row in found if "set" in row.labels} == {"my.v1", "my.v2"}
+
+
 def test_the_default_threshold_has_a_name(file):
     dataset = load_dataset(file)
     auto, same = run_method(dataset, "p", Perfect(), [Budget(threshold="auto"), Budget(threshold=0.5)], words)
@@ -165,6 +190,20 @@ def test_all_support_is_compared_by_its_ratio():
     assert ratio.spread[0] < 1.5 < ratio.spread[1]
     assert found["hops, keep_ratio 0.25: all support kept, ours minus other"].value == 0.25
     assert "hops, keep_ratio 0.25: all support kept, ours over none" not in found
+
+
+def test_no_gap_is_no_number(tmp_path):
+    row = {"question": "Who?", "context": "It was Ada.", "answers": [{"text": "Ada", "start": 7}]}
+    file = tmp_path / "xquad-en.jsonl"  # its rows have targets
+    file.write_text("\n".join([json.dumps(row)] * 3), encoding="utf-8")
+    done = CliRunner().invoke(
+        app, ["eval", str(file), "--methods", "mini,random", "--no-times", "--json", str(tmp_path / "r.json")]
+    )
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    rows = json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    gap = next(r for r in rows["rows"] if r["measure"] == "xquad-en, mini, keep_ratio 0.25: gap closed, answer kept")
+    assert (gap["value"], gap["spread"], gap["ok"]) == (None, None, None)
+    assert "there is no gap" in gap["why"]
 
 
 def test_titles_can_be_hidden_from_methods(file, monkeypatch):
@@ -194,13 +233,31 @@ def test_methods_without_a_model_are_reported_and_not_run(file):
     assert found["towers, lexical, keep_ratio 0.25: time, median"].value > 0
 
 
+def test_a_method_that_fails_on_a_set_takes_no_other_with_it(file, tmp_path, monkeypatch):
+    class Failing(Perfect):
+        def score(self, requests):
+            if any("Too long" in request.query for request in requests):
+                raise RuntimeError("no room\nfor it")
+            return super().score(requests)
+
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps(next(rows()) | {"question": "Too long a height?"}), encoding="utf-8")
+    monkeypatch.setattr(evaluation, "load_method", lambda name, _: {"perfect": Perfect, "failing": Failing}[name]())
+    plan = Plan([str(long), str(file)], ["failing", "perfect"], MethodSettings(), budgets=[Budget(0.25)])
+    found = {row.measure: row for row in evaluate(plan, words)}
+    assert found["long, failing: everything"].why == "RuntimeError: no room for it"
+    assert found["towers, failing, keep_ratio 0.25: answer kept"].value == 1.0
+    assert found["long, perfect, keep_ratio 0.25: answer kept"].value == 1.0
+    assert not [measure for measure in found if measure.startswith("long, failing, ")]
+
+
 def test_command_line_writes_json_and_page(file, tmp_path):
     page, out = tmp_path / "page", tmp_path / "r.json"
     arguments = [
         "eval",
         str(file),
         "--methods",
-        "bm25,random,lead",
+        "bm25, random,lead",
         "--json",
         str(out),
         "--page",
@@ -220,3 +277,32 @@ def test_command_line_writes_json_and_page(file, tmp_path):
     assert (page / "evaluation-towers.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert CliRunner().invoke(app, ["eval", "no-such-set"]).exception is not None
     assert CliRunner().invoke(app, ["eval", "--limit", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("methods", "unknown"), [("leed, random", "leed"), ("random,", ""), ("", "")])
+def test_a_method_that_is_none_is_wrong_usage(file, methods, unknown, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("nothing may run"))
+    done = CliRunner().invoke(app, ["eval", str(file), "--methods", methods])
+    assert done.exit_code == 2
+    assert f"there is no method '{unknown}'; known names" in done.output
+
+
+def test_what_cannot_be_written_is_told_before_anything_runs(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("nothing may run"))
+    for option, path in (("--json", tmp_path), ("--page", file)):
+        assert CliRunner().invoke(app, ["eval", str(file), option, str(path)]).exit_code == 2
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(_optional, "find_spec", lambda _: None)
+    done = CliRunner().invoke(app, ["eval", str(file), "--page", str(tmp_path / "page")])
+    assert isinstance(done.exception, MissingExtraError)
+    assert "ctxcompress-integrations[eval]" in str(done.exception)
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(file, tmp_path):
+    path = tmp_path / "a [red] set.jsonl"
+    wrong = {"question": "Who?", "context": "Ada [/b].", "answers": [{"text": "[/b] Bob", "start": 4}]}
+    path.write_text(file.read_text() + json.dumps(wrong), encoding="utf-8")
+    done = CliRunner().invoke(app, ["eval", str(path), "--methods", "lexical", "--no-times"])
+    assert done.exit_code == 0, done.output
+    assert "'[/b] Bob'" in " ".join(done.output.split())
+    assert "a [red] set: answer kept" in done.output

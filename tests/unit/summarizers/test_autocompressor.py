@@ -97,14 +97,14 @@ def test_a_document_too_long_is_refused_before_anything_runs(monkeypatch):
     [
         ({"prefix": "chunk"}, "prefix must be 'document' or 'empty', got 'chunk'"),
         ({"max_positions": 9}, r"segment_tokens must be in \[1, 6\]"),
-        ({"batch_tokens": 0}, "batch_tokens must be >= 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be an int >= 1, got 0"),
         ({"ending": "ft"}, "ending must be None or one that was trained"),
     ],
 )
 def test_bad_choices(choices, message):
     with pytest.raises(ValueError, match=message):
         made(**choices)
-    with pytest.raises(ValueError, match="n_summary must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="n_summary must be an int >= 1, got 0"):
         AutoCompressor.untrained(*tiny_decoder(n_layers=1), n_summary=0)
 
 

@@ -56,6 +56,17 @@ class TestEverySummarizer:
         assert summarizer.summarize([]) == []
         assert json.loads(json.dumps(summarizer.identity)) == summarizer.identity
 
+    def test_numbers_are_whole_and_numpys_are_taken(self, method):
+        summarizer = untrained(method)
+        tighter = summarizer.at_ratio(np.int64(4)).changed(batch_tokens=np.int32(64))
+        assert tighter.fingerprint == summarizer.at_ratio(4).fingerprint
+        assert tighter.ratio == 4.0
+        settings = zip(METHODS, ("segment_tokens", "tokens_per_slot", "chunk_tokens", "pool"), strict=True)
+        for name in (dict(settings)[method], "batch_tokens"):
+            for wrong in (0, 2.5, True, "4"):
+                with pytest.raises(ValueError, match=f"{name} must be an int >= 1, got {wrong!r}"):
+                    summarizer.changed(**{name: wrong})
+
     def test_equal_texts_run_once_and_share_no_memory(self, method, monkeypatch):
         summarizer = untrained(method)
         seen = []

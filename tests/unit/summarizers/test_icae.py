@@ -119,9 +119,9 @@ def test_an_ending_closes_the_passage_not_its_segments(texts):
 def test_bad_sizes():
     model, tokenizer = tiny_decoder(n_layers=1, n_positions=64)
     for sizes, message in [
-        ({"n_memory": 0}, "n_memory must be >= 1, got 0"),
+        ({"n_memory": 0}, "n_memory must be an int >= 1, got 0"),
         ({"n_memory": 16}, "must fit the 64 positions"),
-        ({"n_memory": 2, "tokens_per_slot": 0}, "tokens_per_slot must be >= 1"),
+        ({"n_memory": 2, "tokens_per_slot": 0}, "tokens_per_slot must be an int >= 1"),
         ({"n_memory": 2, "rank": 0}, "rank >= 1"),
         ({"n_memory": 2, "layers": ["c_attn"]}, "at least one layer"),
     ]:

@@ -147,7 +147,7 @@ def test_bad_sizes():
         with pytest.raises(ValueError, match=message):
             DigestEncoder(**SIZES | sizes)
     model, tokenizer = tiny_decoder(n_layers=1)
-    with pytest.raises(ValueError, match="chunk_tokens must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="chunk_tokens must be an int >= 1, got 0"):
         made(chunk_tokens=0)
     with pytest.raises(ValueError, match="digests 64 wide cannot be read by a reader whose input is 32 wide"):
         IcFormer(model, tokenizer, DigestWriter(DigestEncoder(**SIZES | {"width": 64}), {}))

@@ -80,8 +80,8 @@ def test_tokens_are_counted_by_the_reader(texts):
 
 def test_bad_sizes():
     for choices, message in [
-        ({"pool": 0}, r"pool must be in \[1, 2048\], the longest piece, got 0"),
-        ({"pool": 9, "max_tokens": 8}, r"pool must be in \[1, 8\]"),
+        ({"pool": 0}, "pool must be an int >= 1, got 0"),
+        ({"pool": 9, "max_tokens": 8}, r"pool must be in \[1, 8\], the longest piece, got 9"),
     ]:
         with pytest.raises(ValueError, match=message):
             made(**choices)
