@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+ABSENT = "nothing"
+"""In place of a field that one of two recipes lacks."""
 
 
 def save_checkpoint(
@@ -36,12 +39,11 @@ def load_checkpoint(
     """Bring modules and optimizer to the state in ``path``; returns its progress.
 
     Raises:
-        ValueError: it belongs to another recipe.
+        ValueError: it belongs to another recipe; what differs is named.
     """
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    if json.loads(metadata["recipe"]) != json.loads(json.dumps(recipe)):
-        raise ValueError(f"{path} belongs to another recipe ({metadata['recipe']}); finish that one, or delete it")
+    check_recipe(path, json.loads(metadata["recipe"]), recipe)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -55,3 +57,21 @@ def load_checkpoint(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     progress: dict[str, Any] = json.loads(metadata["progress"])
     return progress
+
+
+def check_recipe(path: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """``ValueError`` naming each field of plain JSON in which the recipe of the file ``path`` is not the wanted one."""
+    found, here = (dict(_fields(json.loads(json.dumps(recipe)))) for recipe in (kept, wanted))
+    names = [name for name in {**found, **here} if found.get(name, ABSENT) != here.get(name, ABSENT)]
+    if names:
+        said = (f"{name}: {found.get(name, ABSENT)!r:.80} there, {here.get(name, ABSENT)!r:.80} here" for name in names)
+        raise ValueError(f"{path} belongs to another recipe ({'; '.join(said)}); finish that one, or delete it")
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What is nested, by dotted names."""
+    if isinstance(value, dict | list) and value:
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _fields(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
