@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def load_checkpoint(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     progress: dict[str, Any] = json.loads(metadata["progress"])
     return progress
+
+
+def data_digest(rows: Iterable[object]) -> str:
+    """SHA-256 over what rows are made of: text, numbers and tuples, lists or dataclasses of them."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row!r}\n".encode())
+    return digest.hexdigest()
 
 
 def check_recipe(path: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from ctxcompress_integrations.hf.positions import position_limit
 from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
+from ctxcompress_integrations.training.checkpoint import data_digest
 from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
 from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Progress, finish, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
@@ -95,7 +96,7 @@ class LlocoCourse(FromRecipe):
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return {**plain(self.recipe), "fingerprint": self.fingerprint, "n_lessons": len(self.lessons)}
+        return {**plain(self.recipe), "fingerprint": self.fingerprint, "data": data_digest(self.lessons)}
 
     @property
     def steps(self) -> int:
@@ -142,7 +143,8 @@ def train_lloco(
         report: told after every step.
 
     Raises:
-        ValueError: ``out`` exists, or the usable examples are fewer than a batch.
+        ValueError: ``out`` exists, the usable examples are fewer than a batch, or a checkpoint of another recipe, of
+            other lessons or other summaries.
         SummaryMismatchError: the index holds no summaries for this reader.
         TrainingError: a loss that is not a number.
     """

@@ -107,7 +107,7 @@ class Course(Protocol):
 
     @property
     def plan(self) -> Mapping[str, Any]:
-        """Plain JSON; a checkpoint of another plan is refused."""
+        """Plain JSON, with digests of what is learned on and from; a checkpoint of another plan is refused."""
 
     def rate_at(self, step: int) -> float:
         """Share of the peak learning rates."""

@@ -21,6 +21,7 @@ from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.hf.trained import title_ids
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment
+from ctxcompress_integrations.training.checkpoint import data_digest
 
 MAX_TOKENS = 256
 MAX_QUESTION_TOKENS = 48
@@ -84,6 +85,11 @@ class TrainingSet:
     questions: list[TrainingQuestion] = field(default_factory=list)
     of_passage: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     multi: list[int] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that a training reads."""
+        return data_digest([*((passage.text, passage.title_ids) for passage in self.passages), *self.questions])
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ def train_mini_fast(
         dev, calibration, sources, device, report: as for :func:`~ctxcompress_integrations.training.mini.train_mini`.
 
     Raises:
-        ValueError: no usable example; a checkpoint of another recipe; more heads or neurons than there are.
+        ValueError: no usable example; a checkpoint of another recipe, other data or another model to follow; more
+            heads or neurons than there are.
         WeightsMismatchError: ``weights`` were made for another base, or are damaged.
     """
     target = resolve_device(device)
@@ -105,10 +106,16 @@ def train_mini_fast(
     def losses(batch: Batch, generator: random.Random) -> Losses:
         return following(model, whole, texts_of(data, batch, tokenizer, generator, target))
 
+    course = MiniCourse(
+        recipe,
+        batches(data, _following_in_file(len(data.passages)), seed=recipe.seed),
+        total,
+        {"data": data.digest, "base_sha256": digest, "followed": weights_digest(whole)},
+    )
     progress = run(
         Learner({"model": model}, losses),
         _groups(model, recipe),
-        MiniCourse(recipe, batches(data, _following_in_file(len(data.passages)), seed=recipe.seed), total),
+        course,
         out,
         measure=lambda: dev_point(scorer, dev),
         report=report,

@@ -1,6 +1,7 @@
 """An adapter per corpus: it learns from the index's vectors, the index names it, a reader reads with it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,6 +144,9 @@ def test_an_interrupted_run_goes_on_and_leaves_the_reader_as_it_was(tmp_path):
             train_lloco(index, model, tokenizer, list(rows(16)), tmp_path / "parts", plan, report=stop)
         assert weights_digest(model) == before
         assert not (tmp_path / "parts").exists()
+        others = [replace(example, question="which?") for example in rows(16)]
+        with pytest.raises(ValueError, match=r"another recipe \(data: "):
+            train_lloco(index, model, tokenizer, others, tmp_path / "parts", plan)
         steps = []
         train_lloco(
             index, model, tokenizer, list(rows(16)), tmp_path / "parts", plan, report=lambda p: steps.append(p.step)

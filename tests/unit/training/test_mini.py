@@ -103,6 +103,8 @@ def test_a_checkpoint_of_another_recipe_is_not_mixed_in(base, tmp_path):
         train_mini(rows, out, recipe(base, steps=4, eval_every=1), report=stop)
     with pytest.raises(ValueError, match="belongs to another recipe"):
         train_mini(rows, out, recipe(base, steps=4, eval_every=1, seed=1))
+    with pytest.raises(ValueError, match=r"another recipe \(data: '\w+' there, '\w+' here\)"):
+        train_mini(list(examples(10, 10)), out, recipe(base, steps=4, eval_every=1))
 
 
 def test_frozen_layers_must_be_the_bases_first(base, tmp_path):

@@ -202,6 +202,28 @@ def test_a_checkpoint_of_another_recipe_is_not_mixed_in(tmp_path):
         train_soft(model, tokenizer, data, tmp_path / "x", recipe(lr=1e-3), summarizers=[made])
 
 
+def test_a_checkpoint_of_other_data_another_reader_or_other_summarizers_is_not_mixed_in(tmp_path):
+    model, tokenizer = tiny_small_world()
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    made, data = SUMMARIZERS["pooled"](model, tokenizer), studies(splicer)
+    train_soft(model, tokenizer, data, tmp_path / "x", recipe(), summarizers=[made])
+    other, its = tiny_small_world(seed=3)
+    example = Superposed(model, tokenizer, weights_of(model), segment_tokens=2)
+    for what, given, changes in (
+        ("data", (model, tokenizer, studies(splicer, 23)), {"summarizers": [made]}),
+        ("reader", (other, its, data), {"summarizers": [SUMMARIZERS["pooled"](other, its)]}),
+        (
+            r"summarizers\.0\.align: 'tokens' there, 'sentences' here",
+            (model, tokenizer, data),
+            {"summarizers": [made.changed(align="sentences")]},
+        ),
+        (r"summarizers\.0\.name", (model, tokenizer, data), {"summarizers": [SUMMARIZERS["icae"](model, tokenizer)]}),
+        (r"example\.name", (model, tokenizer, data), {"summarizers": [made], "example": example}),
+    ):
+        with pytest.raises(ValueError, match=rf"another recipe \(.*{what}"):
+            train_soft(*given, tmp_path / "x", recipe(), **changes)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     model, tokenizer = tiny_small_world()
     made, data = SUMMARIZERS["pooled"](model, tokenizer), studies(Splicer(model.get_input_embeddings(), tokenizer))
