@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 ABSENT = "nothing"
 """In place of a field that one of two recipes lacks."""
+MOST_NAMED = 6
+"""Fields of two recipes that an error names."""
 
 
 def save_checkpoint(
@@ -73,8 +75,10 @@ def check_recipe(path: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any])
     found, here = (dict(_fields(json.loads(json.dumps(recipe)))) for recipe in (kept, wanted))
     names = [name for name in {**found, **here} if found.get(name, ABSENT) != here.get(name, ABSENT)]
     if names:
-        said = (f"{name}: {found.get(name, ABSENT)!r:.80} there, {here.get(name, ABSENT)!r:.80} here" for name in names)
-        raise ValueError(f"{path} belongs to another recipe ({'; '.join(said)}); finish that one, or delete it")
+        said = [f"{name}: {found.get(name, ABSENT)!r:.80} there, {here.get(name, ABSENT)!r:.80} here" for name in names]
+        more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+        listed = "; ".join(said[:MOST_NAMED] + more)
+        raise ValueError(f"{path} belongs to another recipe ({listed}); finish that one, or delete it")
 
 
 def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

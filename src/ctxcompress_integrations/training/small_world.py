@@ -39,6 +39,7 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import small_world_studies as studies
 from ctxcompress_integrations.training import world
+from ctxcompress_integrations.training.checkpoint import check_recipe
 from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.lessons import Study
 from ctxcompress_integrations.training.loop import Progress, TrainingError, finish, plain
@@ -84,7 +85,13 @@ class SmallWorld:
         return part_file(self.folder, part)
 
     def train(self) -> None:
-        """All lessons that are not done yet."""
+        """All lessons that are not done yet.
+
+        Raises:
+            ValueError: the folder has files of another plan.
+            TrainingError: listings that are not learned in as many rounds as are tried.
+        """
+        self._check_plan()
         before = self._listed()
         for lesson in ("text", "superposed"):
             if not self._of(lesson).exists():
@@ -95,6 +102,20 @@ class SmallWorld:
         for part in PARTS:
             if not self.path(part).exists():
                 self._alone(part)
+
+    def _check_plan(self) -> None:
+        """``ValueError`` for what another plan has made: it would be taken for this one's."""
+        for file in self._readers():
+            if file.exists():
+                check_recipe(file, small_world.card_of(file).get("plan", {}), plain(self.plan))
+        for part in PARTS:
+            if (file := self.path(part)).exists():
+                check_recipe(file, summary_weights.read(file, method=part).card.get("plan", {}), plain(self.plan))
+
+    def _readers(self) -> list[Path]:
+        """Where the reader lies after each lesson, and in the end."""
+        listings = [self._of("listings", number) for number in range(MOST_ROUNDS)]
+        return [*listings, self._of("text"), self._of("superposed"), self.path("reader")]
 
     def _of(self, lesson: str, number: int = 0) -> Path:
         return self.folder / f"{lesson}{f'-{number}' if number else ''}.safetensors"
@@ -126,7 +147,7 @@ class SmallWorld:
         writers = {lesson: _superposed(reader, tokenizer, given)} if lesson == Superposed.name else {}
         file = self._of(lesson, number)
         seen = self._run(lesson, reader, tokenizer, given, writers, number=number)
-        card = {"losses": seen.losses[-1][1], "dev": seen.dev[-1][1]}
+        card = {"plan": plain(self.plan), "losses": seen.losses[-1][1], "dev": seen.dev[-1][1]}
         small_world.save(reader, file, base="mini", base_sha256=weights_digest(encoder), card=card)
         finish(file)
 
