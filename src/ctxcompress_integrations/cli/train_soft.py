@@ -49,20 +49,23 @@ def soft(
     from ctxcompress_integrations.hf.positions import position_limit
     from ctxcompress_integrations.hf.splice import Splicer
     from ctxcompress_integrations.pipeline import PROMPT
-    from ctxcompress_integrations.training.lessons import studies_of
     from ctxcompress_integrations.training.loop import finish
     from ctxcompress_integrations.training.soft import Recipe, train_soft
-    from ctxcompress_integrations.training.start import schedule, untrained
+    from ctxcompress_integrations.training.start import most_vectors, schedule, untrained
+    from ctxcompress_integrations.training.studies import studies_of
 
     _check_parent(out)
     examples = _examples(data)
     reader, tokenizer = load_decoder(model, device=device, dtype="float32")
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
     limit = position_limit(reader)
-    studies, left_out = studies_of(examples, splicer, prompt=PROMPT, limit=limit, max_answer=128)
-    _say_left_out(left_out)
     fresh = untrained(method, reader, tokenizer, n_vectors=vectors, ratio=ratio, rank=rank, seed=seed)
     summarizer = fresh.changed(align=align)
+    most = most_vectors(summarizer, ratio, is_pretrained=pretraining > 0)
+    studies, left_out = studies_of(
+        examples, splicer, prompt=PROMPT, limit=limit, max_answer=128, n_vectors=most, as_text=distil > 0
+    )
+    _say_left_out(left_out)
     stages = schedule(studies, ratio=ratio, pretraining=pretraining, questions=questions, distil=distil)
     recipe = Recipe(stages, batch=batch, lr=lr, precision=precision, recomputes=recompute, seed=seed)
     with _bar(recipe.steps) as report:

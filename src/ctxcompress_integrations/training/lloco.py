@@ -29,9 +29,11 @@ from ctxcompress_integrations.hf.positions import position_limit
 from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
+from ctxcompress_integrations.text.segment import well_formed
 from ctxcompress_integrations.training.checkpoint import data_digest
-from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
+from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task
 from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Progress, finish, plain, run
+from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.teaching import Teaching
 
 CARD = "ctxcompress.json"
@@ -158,10 +160,16 @@ def train_lloco(
             "summarizer made for it"
         )
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
+    stored = _stored(index, fingerprint, reader, {well_formed(p.text) for e in examples for p in e.passages})
     studies, left_out = studies_of(
-        examples, splicer, prompt=recipe.prompt, limit=position_limit(reader), max_answer=recipe.max_answer
+        examples,
+        splicer,
+        prompt=recipe.prompt,
+        limit=position_limit(reader),
+        max_answer=recipe.max_answer,
+        n_vectors=lambda text, _: len(stored.get(text, ())),
+        as_text=False,
     )
-    stored = _stored(index, fingerprint, reader)
     known = [study for study in studies if study.text in stored]
     if n_unknown := sum(len(s.questions) for s in studies if s.text not in stored):
         left_out["are about a text of which the index holds no summary"] = n_unknown
@@ -212,12 +220,13 @@ def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: 
     return progress
 
 
-def _stored(index: CompressedIndex, fingerprint: str, reader: Any) -> dict[str, Tensor]:
-    """Vectors ``[m, d]`` by text, where the reader is, in its dtype."""
+def _stored(index: CompressedIndex, fingerprint: str, reader: Any, texts: set[str]) -> dict[str, Tensor]:
+    """Vectors ``[m, d]`` by text, of those of ``texts`` that the index has, where the reader is, in its dtype."""
     table = reader.get_input_embeddings().weight
-    passages = [passage for passage in index.get(index.ids()) if passage.text.strip()]
+    passages = [p for p in index.get(index.ids()) if p.text.strip() and well_formed(p.text) in texts]
     held = {s.id: s for s in index.summaries([p.id for p in passages], fingerprint, skip_missing=True)}
-    return {p.text: vector_rows(held[p.id], table.dtype).to(table.device) for p in passages if p.id in held}
+    found = {well_formed(p.text): held[p.id] for p in passages if p.id in held}
+    return {text: vector_rows(summary, table.dtype).to(table.device) for text, summary in found.items()}
 
 
 def _lessons(study: Study, n_questions: int) -> list[Lesson]:

@@ -150,7 +150,7 @@ def train_soft(
     Args:
         reader: a decoder LM, in float32 where it learns; its embeddings never do.
         tokenizer: its fast tokenizer.
-        studies: what is learned on (:func:`~ctxcompress_integrations.training.lessons.studies_of`).
+        studies: what is learned on (:func:`~ctxcompress_integrations.training.studies.studies_of`).
         out: the file that the caller writes when this returns.
         recipe: how.
         summarizers: made for this reader; none for a reader that learns from full text.

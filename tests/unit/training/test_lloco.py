@@ -129,6 +129,23 @@ def test_what_does_not_fit_is_refused(tmp_path):
         record_adapter(index, tmp_path / "a")
 
 
+def test_of_a_long_document_its_vectors_are_read_and_of_no_other(tmp_path, monkeypatch):
+    model, tokenizer = tiny_small_world()
+    long = [f"{i} " + "The quick fox over the bank. " * 60 for i in range(6)]
+    read = []
+    with CompressedIndex.create(tmp_path / "i", embedder=Letters()) as index:
+        index.add([Passage(f"p{i}", text) for i, text in enumerate(long)])
+        index.build_summaries(Pooled.untrained(model, tokenizer, reader=model, pool=8))
+        fingerprint = index.fingerprint_for(weights_digest(model))
+        assert index.summaries(["p0"], fingerprint)[0].n_tokens > model.config.max_position_embeddings
+        summaries = index.summaries
+        monkeypatch.setattr(index, "summaries", lambda ids, *a, **k: read.extend(ids) or summaries(ids, *a, **k))
+        asked = [Example(str(i), "what?", (Passage("0", text),), ("fox",)) for i, text in enumerate(long[:4])]
+        trained = train_lloco(index, model, tokenizer, asked, tmp_path / "a", recipe(epochs=1))
+    assert (trained.n_questions, trained.left_out) == (4, {})
+    assert sorted(read) == ["p0", "p1", "p2", "p3"]
+
+
 def test_an_interrupted_run_goes_on_and_leaves_the_reader_as_it_was(tmp_path):
     model, tokenizer = tiny_small_world()
     before = weights_digest(model)

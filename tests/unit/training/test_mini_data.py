@@ -57,6 +57,17 @@ def test_hops_need_all_and_bring_their_documents(tokenizer):
     assert list(data.of_passage) == [3]
 
 
+def test_halves_of_characters_are_replaced_and_offsets_stay(tokenizer):
+    odd = example(0, "Wh\ud800re?", TEXT.replace("She", "S\udc00e"))
+    data = build(
+        [replace(odd, passages=(Passage("0", odd.passages[0].text, metadata={"title": "\ud83d"}),))], tokenizer
+    )
+    assert data.questions[0].text == "Wh\ufffdre?"
+    assert data.questions[0].positives == ((0, 0),)
+    assert data.passages[0].text == TEXT.replace("She", "S\ufffde")
+    assert data.passages[0].title_ids == tokenizer("\ufffd", add_special_tokens=False)["input_ids"]
+
+
 def test_what_is_not_marked_is_left_out(tokenizer):
     bare = Example("x", "Why?", (Passage("0", TEXT),), ("Rome",))
     long = example("y", text="word " * 3000 + "End here.", answer="End")

@@ -20,10 +20,11 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_small_world
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
-from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons, studies_of
+from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons
 from ctxcompress_integrations.training.loop import TrainingError, finish
 from ctxcompress_integrations.training.script import fitted, script_of
 from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
+from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 from ctxcompress_integrations.training.teaching import Teaching
 
