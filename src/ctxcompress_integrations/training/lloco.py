@@ -32,7 +32,16 @@ from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.text.segment import well_formed
 from ctxcompress_integrations.training.checkpoint import data_digest
 from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task
-from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Progress, finish, plain, run
+from ctxcompress_integrations.training.loop import (
+    FromRecipe,
+    Group,
+    Losses,
+    Progress,
+    checkpoint_of,
+    finish,
+    plain,
+    run,
+)
 from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.teaching import Teaching
 
@@ -150,7 +159,7 @@ def train_lloco(
         SummaryMismatchError: the index holds no summaries for this reader.
         TrainingError: a loss that is not a number.
     """
-    if out.exists():
+    if out.exists() and not checkpoint_of(out).exists():  # with one it is written, and the index not told yet
         raise ValueError(f"{out} exists already: name another folder, or delete it")
     identity = weights_digest(reader)
     fingerprint = index.fingerprint_for(identity)
@@ -180,16 +189,15 @@ def train_lloco(
             f"more, or lower batch (left out: {left_out or 'none'})"
         )
     course = LlocoCourse(recipe, lessons, StoredVectors(stored), fingerprint)
-    progress = _run(reader, splicer, course, out, report)
     card = {"fingerprint": fingerprint, "reader": identity, "recipe": plain(recipe), "left_out": left_out}
-    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    finish(out)
+    progress = _run(reader, splicer, course, out, card, report)
     record_adapter(index, out)
+    finish(out)
     return Trained(progress, sum(len(lesson.tasks) for lesson in lessons), left_out)
 
 
 def record_adapter(index: CompressedIndex, folder: Path) -> None:
-    """Tell an index which adapter reads its summaries.
+    """Tell an index which adapter reads its summaries, by the folder's whole path.
 
     Raises:
         SummaryMismatchError: the adapter learned from other summaries than the index holds.
@@ -201,11 +209,18 @@ def record_adapter(index: CompressedIndex, folder: Path) -> None:
             f"the adapter {folder} learned from summaries of the fingerprint {card['fingerprint'][:12]}..., the index "
             f"holds {', '.join(f'{one[:12]}...' for one in sorted(held)) or 'none'}; train one on this index"
         )
-    index.set_adapter(card["fingerprint"], str(folder), adapter_digest(folder))
+    index.set_adapter(card["fingerprint"], str(folder.resolve()), adapter_digest(folder))
 
 
-def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: Callable[[Progress], None]) -> Progress:
-    """Train, and write the adapter's folder."""
+def _run(
+    reader: Any,
+    splicer: Splicer,
+    course: LlocoCourse,
+    out: Path,
+    card: Mapping[str, Any],
+    report: Callable[[Progress], None],
+) -> Progress:
+    """Train, and write the adapter's folder with its card, complete or not at all."""
     recipe = course.recipe
     torch.manual_seed(recipe.seed)
     wearing = learning(reader, rank=recipe.rank, alpha=recipe.alpha, dropout=recipe.dropout, layers=recipe.layers)
@@ -213,9 +228,12 @@ def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: 
         learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
         progress = run(learner, [Group(learned, recipe.lr)], course, out, report=report)
+        if out.exists():
+            return progress
         aside = out.with_name(out.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         adapted.save_pretrained(str(aside), save_embedding_layers=False)
+        (aside / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         aside.replace(out)
     return progress
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,9 +130,27 @@ def test_what_does_not_fit_is_refused(tmp_path):
         record_adapter(index, tmp_path / "a")
 
 
+def test_an_adapter_that_the_index_was_not_told_of_is_told_of_by_the_same_command(tmp_path, monkeypatch):
+    model, tokenizer = tiny_small_world()
+    monkeypatch.chdir(tmp_path)
+    out, plan, steps = Path("adapter"), recipe(epochs=1), []
+    with index_for(model, tokenizer, tmp_path / "i") as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "set_adapter", lambda *_: pytest.fail("disk full"))
+            with pytest.raises(pytest.fail.Exception):
+                train_lloco(index, model, tokenizer, list(rows(16)), out, plan)
+        written = (out / "adapter_model.safetensors").read_bytes()
+        trained = train_lloco(index, model, tokenizer, list(rows(16)), out, plan, report=steps.append)
+        (known,) = index.adapters.values()
+    assert (steps, trained.progress.step) == ([], 4)
+    assert known.name == str(tmp_path / "adapter"), "from any folder"
+    assert (out / "adapter_model.safetensors").read_bytes() == written
+    assert not Path("adapter.checkpoint").exists()
+
+
 def test_of_a_long_document_its_vectors_are_read_and_of_no_other(tmp_path, monkeypatch):
     model, tokenizer = tiny_small_world()
-    long = [f"{i} " + "The quick fox over the bank. " * 60 for i in range(6)]
+    long = [f"{i} " + "The quick fox over the bank. " * 90 for i in range(6)]
     read = []
     with CompressedIndex.create(tmp_path / "i", embedder=Letters()) as index:
         index.add([Passage(f"p{i}", text) for i, text in enumerate(long)])
