@@ -22,7 +22,7 @@ from ctxcompress_integrations.training.soft import Stage
 def untrained(
     name: str, model: Any, tokenizer: Any, *, n_vectors: int, ratio: int, rank: int = 32, seed: int = 0
 ) -> TokenSummarizer[Any]:
-    """A summarizer for a reader, before training; the reader is its encoder.
+    """A summarizer for a reader, before training; the reader is its encoder. It has no endings: none would be trained.
 
     Args:
         name: "autocompressor", "icae", "icformer" or "pooled".
@@ -40,14 +40,24 @@ def untrained(
     config = base_of(model).config.get_text_config()
     if name == "icae":
         layers = ATTENTION.get(config.model_type, USUAL)
-        return Icae.untrained(
-            model, tokenizer, n_memory=n_vectors, tokens_per_slot=ratio, rank=rank, alpha=float(rank), layers=layers
+        written = Icae.untrained(
+            model,
+            tokenizer,
+            n_memory=n_vectors,
+            tokens_per_slot=ratio,
+            rank=rank,
+            alpha=float(rank),
+            layers=layers,
+            has_bos=tokenizer.bos_token_id is not None,
         )
+        written.module.endings.clear()
+        return written
     if name == "icformer":
         width, heads = model.get_input_embeddings().weight.shape[1], config.num_attention_heads
         made = IcFormer.untrained(
             model, tokenizer, n_digests=n_vectors, chunk_tokens=ratio * n_vectors, n_heads=heads, n_inner=2 * width
         )
+        made.module.endings.clear()
         _move_apart(made.module.encoder.digests, model)
         with torch.no_grad():  # digests as long as word vectors
             made.module.encoder.norm.weight.fill_(model.get_input_embeddings().weight.square().mean().sqrt())
