@@ -275,6 +275,14 @@ def test_what_cannot_learn_is_refused(tmp_path):
     gemma, its = tiny_decoder("gemma2")
     with pytest.raises(UnsupportedModelError, match="caps its logits"):
         train_soft(gemma, its, [], tmp_path / "x", recipe(reader_lr=1.0))
+    llama, its = tiny_decoder()
+    for field in ("logits_scaling", "logit_scale"):  # Granite's and Cohere's
+        setattr(llama.config, field, 8.0)
+        with pytest.raises(UnsupportedModelError, match=rf"scales its logits \({field}=8.0\)"):
+            train_soft(llama, its, [], tmp_path / "x", recipe(reader_lr=1.0))
+        setattr(llama.config, field, 1.0)
+    with pytest.raises(ValueError, match="0 usable passages"):
+        train_soft(llama, its, [], tmp_path / "x", recipe(reader_lr=1.0))
 
 
 @pytest.mark.parametrize("learns", [True, False])
