@@ -28,7 +28,7 @@ Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpoin
 def soft(
     data: Data,
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="Weights file to write; the curves go beside it.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Weights file to write; the curves go beside it.")],
     method: Annotated[str, typer.Option(help="autocompressor, icae, icformer or pooled.")] = "icae",
     vectors: Annotated[int, typer.Option(min=1, help="Per segment.")] = 128,
     ratio: Annotated[int, typer.Option(min=1, help="Tokens per vector, in the end.")] = 4,
@@ -55,6 +55,8 @@ def soft(
     from ctxcompress_integrations.training.studies import studies_of
 
     _check_parent(out)
+    if not pretraining + questions:
+        raise typer.BadParameter("one of the two must have steps, both are 0", param_hint="--pretraining, --questions")
     examples = _examples(data)
     reader, tokenizer = load_decoder(model, device=device, dtype="float32")
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)

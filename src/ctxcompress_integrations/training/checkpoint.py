@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -42,10 +42,13 @@ def load_checkpoint(
     """Bring modules and optimizer to the state in ``path``; returns its progress.
 
     Raises:
-        ValueError: it belongs to another recipe; what differs is named.
+        ValueError: it cannot be read, or belongs to another recipe; what differs is named.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no readable checkpoint ({error}); delete it, and train anew") from error
     check_recipe(path, json.loads(metadata["recipe"]), recipe)
 
     def part(prefix: str) -> dict[str, Tensor]:

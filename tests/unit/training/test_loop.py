@@ -56,3 +56,11 @@ def test_another_recipe_is_refused_by_the_fields_that_differ(tmp_path):
     assert "(lr: 0.1 there, 0.01 here; stages.0.mix: 'short' there, 'long' here; data: 'nothing' there, 'ab' here)" in (
         str(caught.value)
     )
+
+
+def test_a_checkpoint_cut_short_is_named(tmp_path):
+    trained(tmp_path / "x", Course())
+    state = checkpoint_of(tmp_path / "x")
+    state.write_bytes(state.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=rf"{state} is no readable checkpoint .*; delete it"):
+        trained(tmp_path / "x", Course())
