@@ -50,6 +50,7 @@ def soft(
     from ctxcompress_integrations.hf.splice import Splicer
     from ctxcompress_integrations.pipeline import PROMPT
     from ctxcompress_integrations.training.loop import finish
+    from ctxcompress_integrations.training.processes import on_main
     from ctxcompress_integrations.training.soft import Recipe, train_soft
     from ctxcompress_integrations.training.start import most_vectors, schedule, untrained
     from ctxcompress_integrations.training.studies import studies_of
@@ -73,7 +74,8 @@ def soft(
     with _bar(recipe.steps) as report:
         seen = train_soft(reader, tokenizer, studies, out, recipe, summarizers=[summarizer], report=report)
     losses = seen.losses[-1][1]
-    summarizer.save(out, card={"data": [path.name for path in data], "steps": seen.step, "losses": losses})
+    card = {"data": [path.name for path in data], "steps": seen.step, "losses": losses}
+    on_main(lambda: summarizer.save(out, card=card))
     finish(out)
     _say_done(out, losses)
 
@@ -97,13 +99,15 @@ def lloco(
     from ctxcompress_integrations.hf.load import load_decoder
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
+    from ctxcompress_integrations.training.processes import is_main
 
     _check_parent(out)
     examples = _examples(data)
     plan = LlocoRecipe(
         rank=rank, alpha=alpha, lr=lr, epochs=epochs, batch=batch, precision=precision, recomputes=recompute, seed=seed
     )
-    with CompressedIndex.open(index) as opened:  # before any model loads: it may be missing or locked
+    # before any model loads: it may be missing or locked
+    with CompressedIndex.open(index, read_only=not is_main()) as opened:
         reader, tokenizer = load_decoder(model, device=device, dtype="auto")
         with _bar(None) as report:
             trained = train_lloco(opened, reader, tokenizer, examples, out, plan, report=report)

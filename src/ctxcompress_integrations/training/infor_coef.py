@@ -26,6 +26,7 @@ from ctxcompress_integrations.nn.classifier import TextClassifier
 from ctxcompress_integrations.training import coef_stages
 from ctxcompress_integrations.training.checkpoint import check_recipe, data_digest
 from ctxcompress_integrations.training.loop import Progress, finish, plain, run
+from ctxcompress_integrations.training.processes import on_main
 from ctxcompress_integrations.training.stages import Stage
 
 STAGES = ("dense", "static", "folded", "dynamic")
@@ -144,9 +145,10 @@ class Run:
         )
         self.curves[stage.name] = asdict(progress)
         model = made().eval()
-        self.write(model, file, stage.name)
+        on_main(lambda: self.write(model, file, stage.name))
         finish(file)
-        file.with_suffix(".curves.json").unlink()  # they are among those of the whole run now
+        # they are among those of the whole run now
+        on_main(lambda: file.with_suffix(".curves.json").unlink(missing_ok=True))
         return model
 
     def write(self, model: TextClassifier, path: Path, stage: str) -> None:
@@ -185,7 +187,7 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
         last, name = run.finished("folded") or _folded(run, teacher), "folded"
     if run.recipe.tokens < 1:
         last, name = run.finished("dynamic") or _dynamic(run, teacher, last), "dynamic"
-    run.write(last, run.out, name)
+    on_main(lambda: run.write(last, run.out, name))
     return last
 
 

@@ -42,6 +42,7 @@ from ctxcompress_integrations.training.loop import (
     plain,
     run,
 )
+from ctxcompress_integrations.training.processes import on_main
 from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.teaching import Teaching
 
@@ -145,7 +146,7 @@ def train_lloco(
     """Train an adapter on the index's summaries, write it as a folder that PEFT reads, and tell the index of it.
 
     Args:
-        index: open for writing, with summaries made for this reader.
+        index: open for writing in the main process, with summaries made for this reader.
         reader: a decoder LM; it is given back as it was.
         tokenizer: its fast tokenizer.
         examples: questions with answers about passages of the index, found by their text.
@@ -191,7 +192,7 @@ def train_lloco(
     course = LlocoCourse(recipe, lessons, StoredVectors(stored), fingerprint)
     card = {"fingerprint": fingerprint, "reader": identity, "recipe": plain(recipe), "left_out": left_out}
     progress = _run(reader, splicer, course, out, card, report)
-    record_adapter(index, out)
+    on_main(lambda: record_adapter(index, out))
     finish(out)
     return Trained(progress, sum(len(lesson.tasks) for lesson in lessons), left_out)
 
@@ -220,7 +221,7 @@ def _run(
     card: Mapping[str, Any],
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Train, and write the adapter's folder with its card, complete or not at all."""
+    """Train, and write the adapter's folder."""
     recipe = course.recipe
     torch.manual_seed(recipe.seed)
     wearing = learning(reader, rank=recipe.rank, alpha=recipe.alpha, dropout=recipe.dropout, layers=recipe.layers)
@@ -228,14 +229,19 @@ def _run(
         learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
         progress = run(learner, [Group(learned, recipe.lr)], course, out, report=report)
-        if out.exists():
-            return progress
-        aside = out.with_name(out.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        adapted.save_pretrained(str(aside), save_embedding_layers=False)
-        (aside / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        aside.replace(out)
+        on_main(lambda: _write(adapted, out, card))
     return progress
+
+
+def _write(adapted: Any, out: Path, card: Mapping[str, Any]) -> None:
+    """The adapter's folder with its card, complete or not at all; one that is there is left as it is."""
+    if out.exists():
+        return
+    aside = out.with_name(out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    adapted.save_pretrained(str(aside), save_embedding_layers=False)
+    (aside / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    aside.replace(out)
 
 
 def _stored(index: CompressedIndex, fingerprint: str, reader: Any, texts: set[str]) -> dict[str, Tensor]:

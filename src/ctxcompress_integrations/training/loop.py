@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.training.checkpoint import load_checkpoint, save_checkpoint
+from ctxcompress_integrations.training.processes import on_main
 
 Losses = dict[str, Tensor]
 
@@ -143,7 +144,8 @@ def run(
         learner: what is called by ``course``, wrapped for the devices at hand.
         groups: parameters that learn, and how.
         course: the steps.
-        out: the file that the caller writes in the end; then it calls :func:`finish`.
+        out: the file that the caller writes in the end, on the main process
+            (:func:`~ctxcompress_integrations.training.processes.on_main`); then it calls :func:`finish`.
         measure: a point of the dev curve.
         report: told after every step.
         after: called after each step of the optimizer.
@@ -213,7 +215,7 @@ def checkpoint_of(out: Path) -> Path:
 
 def finish(out: Path) -> None:
     """Forget the state of a run whose result is written."""
-    checkpoint_of(out).unlink(missing_ok=True)
+    on_main(lambda: checkpoint_of(out).unlink(missing_ok=True))
 
 
 def plain(recipe: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ctxcompress_integrations.training.loop import Group, Learner, Progress, fin
 from ctxcompress_integrations.training.mini_data import Batch, TrainingSet, batches, build
 from ctxcompress_integrations.training.mini_loss import Losses, batch_losses
 from ctxcompress_integrations.training.neighbours import neighbours_of
+from ctxcompress_integrations.training.processes import on_main
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def train_mini(
     )
     card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
     origin = {"base": recipe.base, "base_sha256": digest}
-    mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card)
+    on_main(lambda: mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card))
     finish(out)
     scorer.encoder.card, scorer.thresholds = card, card["thresholds"]
     return scorer

@@ -33,6 +33,7 @@ from ctxcompress_integrations.training.loop import Group, Learner, Losses, Progr
 from ctxcompress_integrations.training.mini import MiniCourse, card_of, dev_point
 from ctxcompress_integrations.training.mini_batch import Matches, Texts, matched, texts_of
 from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, Batch, TrainingSet, batches, build
+from ctxcompress_integrations.training.processes import on_main
 
 SCALE = 25.0
 """Turns scores into logits; the whole model's training starts from 20."""
@@ -122,7 +123,8 @@ def train_mini_fast(
     )
     card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
     layers = range(len(model.encoder.layers))
-    mini_weights.save(model, out, base=recipe.base, base_sha256=digest, layers=layers, n_frozen=0, card=card)
+    origin = {"base": recipe.base, "base_sha256": digest}
+    on_main(lambda: mini_weights.save(model, out, **origin, layers=layers, n_frozen=0, card=card))
     finish(out)
     scorer.encoder.card, scorer.thresholds = card, card["thresholds"]
     return scorer

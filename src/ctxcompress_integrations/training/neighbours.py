@@ -16,6 +16,7 @@ from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.weights_file import WeightsFormat
 from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, TrainingSet
+from ctxcompress_integrations.training.processes import is_main
 
 FORMAT = WeightsFormat("ctxcompress-neighbours", "1", cure="delete it")
 
@@ -33,7 +34,8 @@ def neighbours_of(data: TrainingSet, base: Any, tokenizer: Any, kept: Path) -> N
     encoder = TextEncoder(copy.deepcopy(base).to(torch.bfloat16), tokenizer, name="base")
     passages = encoder.embed_documents([p.text for p in data.passages])
     neighbours = find_neighbours(data, passages, encoder.embed_documents([q.text for q in data.questions]))
-    FORMAT.write(kept, {"neighbours": torch.from_numpy(neighbours)}, origin)
+    if is_main():
+        FORMAT.write(kept, {"neighbours": torch.from_numpy(neighbours)}, origin)
     return neighbours
 
 

@@ -43,6 +43,7 @@ from ctxcompress_integrations.training.checkpoint import check_recipe
 from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.lessons import Study
 from ctxcompress_integrations.training.loop import Progress, TrainingError, finish, plain
+from ctxcompress_integrations.training.processes import on_main
 from ctxcompress_integrations.training.small_world_plan import N_VECTORS, PARTS, RANK, RATIO, TOGETHER, Plan
 from ctxcompress_integrations.training.soft import train_soft
 from ctxcompress_integrations.training.start import untrained
@@ -148,7 +149,8 @@ class SmallWorld:
         file = self._of(lesson, number)
         seen = self._run(lesson, reader, tokenizer, given, writers, number=number)
         card = {"plan": plain(self.plan), "losses": seen.losses[-1][1], "dev": seen.dev[-1][1]}
-        small_world.save(reader, file, base="mini", base_sha256=weights_digest(encoder), card=card)
+        base_sha256 = weights_digest(encoder)
+        on_main(lambda: small_world.save(reader, file, base="mini", base_sha256=base_sha256, card=card))
         finish(file)
 
     def _together(self) -> None:
@@ -160,7 +162,8 @@ class SmallWorld:
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
         card = self._card("vectors", seen)
-        small_world.save(reader, self.path("reader"), base="mini", base_sha256=weights_digest(encoder), card=card)
+        file, base_sha256 = self.path("reader"), weights_digest(encoder)
+        on_main(lambda: small_world.save(reader, file, base="mini", base_sha256=base_sha256, card=card))
         finish(self._of("vectors"))
 
     def _alone(self, part: str) -> None:
@@ -227,7 +230,7 @@ class SmallWorld:
     def _save(self, part: str, writer: TokenSummarizer[Any], card: Mapping[str, Any]) -> None:
         """In half the bytes: models are run in bf16 where they can be, and identities are digests of bf16 values."""
         writer.module.to(torch.bfloat16)
-        writer.save(self.path(part), card=card)
+        on_main(lambda: writer.save(self.path(part), card=card))
 
     def _card(self, lesson: str, seen: Progress) -> dict[str, Any]:
         made = {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}
