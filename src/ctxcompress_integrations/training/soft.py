@@ -188,7 +188,7 @@ def train_soft(
 
 
 def _settings(summarizer: TokenSummarizer[Any]) -> dict[str, Any]:
-    return {"name": summarizer.name, **summarizer.config}
+    return {"name": summarizer.name, **summarizer.config, "module": summarizer.sizes}
 
 
 def _unfreeze(reader: Any, *, is_frozen: bool) -> list[torch.nn.Parameter]:

@@ -223,6 +223,10 @@ def test_a_checkpoint_of_other_data_another_reader_or_other_summarizers_is_not_m
     ):
         with pytest.raises(ValueError, match=rf"another recipe \(.*{what}"):
             train_soft(*given, tmp_path / "x", recipe(), **changes)
+    four, three = (Icae.untrained(model, tokenizer, n_memory=n, rank=2, layers=("query",)) for n in (4, 3))
+    train_soft(model, tokenizer, data, tmp_path / "y", recipe(), summarizers=[four])
+    with pytest.raises(ValueError, match=r"\(summarizers\.0\.module\.n_memory: 4 there, 3 here\)"):
+        train_soft(model, tokenizer, data, tmp_path / "y", recipe(), summarizers=[three])
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path):
