@@ -14,6 +14,14 @@ def _threshold(value: str) -> float | str:
     return value if value == "auto" else float(value)
 
 
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them; a usage error that names the option for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise typer.BadParameter(f"whole numbers are needed, got {text!r}", param_hint=option) from error
+
+
 IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 KeepRatio = Annotated[float | None, typer.Option(help="Kept / input tokens, in (0, 1]. 0.25 when no limit is given.")]

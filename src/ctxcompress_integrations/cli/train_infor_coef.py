@@ -14,7 +14,7 @@ from ctxcompress_integrations.cli import options as o
 
 def infor_coef(
     task: Annotated[str, typer.Option(help="Files TASK_train*.jsonl and TASK_dev*.jsonl: qnli_like, wellformed ...")],
-    out: Annotated[Path, typer.Option(help="Weights file to write; stages and curves go beside it.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Weights file to write; stages and curves go beside it.")],
     data: Annotated[Path, typer.Option(envvar="CTXCOMPRESS_DATA", exists=True, file_okay=False, help="Their folder.")],
     base: Annotated[str, typer.Option(help="The encoder to fine-tune, a BERT.")] = "mini",
     dense: Annotated[
@@ -43,14 +43,14 @@ def infor_coef(
     console = Console()
     if not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
-    n_steps = _numbers(steps, "--steps")
+    n_steps = o.numbers(steps, "--steps")
     if len(n_steps) != 4 or min(n_steps) < 1:
         raise typer.BadParameter(f"four numbers from 1 on are needed, got {steps!r}", param_hint="--steps")
     recipe = Recipe(
         base=base,
         size=size,
         tokens=tokens,
-        sampled=_numbers(sampled, "--sampled"),
+        sampled=o.numbers(sampled, "--sampled"),
         dense_steps=n_steps[0],
         static_steps=n_steps[1],
         folded_steps=n_steps[2],
@@ -82,10 +82,3 @@ def infor_coef(
         markup=False,
         highlight=False,
     )
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError as error:
-        raise typer.BadParameter(f"whole numbers are needed, got {text!r}", param_hint=option) from error

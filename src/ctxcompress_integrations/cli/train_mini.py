@@ -13,7 +13,7 @@ from rich.console import Console
 from ctxcompress_integrations.cli import options as o
 from ctxcompress_integrations.cli.train import report_problems
 
-Out = Annotated[Path, typer.Option(help="Weights file to write; the curves go beside it.")]
+Out = Annotated[Path, typer.Option(dir_okay=False, help="Weights file to write; the curves go beside it.")]
 Files = Annotated[
     list[Path] | None,
     typer.Argument(help="JSON-lines files to train on, instead of the standard ones in --data."),
@@ -44,8 +44,10 @@ def mini(
     """Train, or go on where an interrupted run with the same arguments stopped. About an hour on two CPU cores."""
     from ctxcompress_integrations.training.mini import Recipe, train_mini
 
+    chosen = o.numbers(layers, "--layers")
+    if not chosen or list(chosen) != sorted(set(chosen)):
+        raise typer.BadParameter(f"layers are needed in order, each once, got {layers!r}", param_hint="--layers")
     given = _read(out, files, data, limit=limit, dev=dev, calibration=calibration)
-    chosen = tuple(int(layer) for layer in layers.split(","))
     recipe = Recipe(
         base=base, layers=chosen, n_frozen=frozen, n_dims=dims, steps=steps, seed=seed, eval_every=min(300, steps)
     )
@@ -80,11 +82,13 @@ def mini_fast(
 def _read(
     out: Path, files: list[Path] | None, data: Path | None, *, limit: int | None, dev: str, calibration: str
 ) -> dict[str, Any]:
-    """What both trainings take of data; says what was read."""
+    """What both trainings take of data; says what was read. What the curves' plot needs is asked for first."""
+    from ctxcompress_integrations._optional import check
     from ctxcompress_integrations.evaluation.sets import load_set, load_training
 
     if not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
+    check("matplotlib", extra="eval")
     console, sets = Console(), load_training(files or None, data, limit=limit)
     for dataset in sets:
         report_problems(dataset)

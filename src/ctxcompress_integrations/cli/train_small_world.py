@@ -19,11 +19,13 @@ def small_world(
     """Make a small reader and its summarizers, from MiniLM and documents that are invented on the way. Two hours
     on two CPU cores. An interrupted run goes on.
     """
+    from ctxcompress_integrations._optional import check
     from ctxcompress_integrations._progress import progress_bar
     from ctxcompress_integrations.training.curves import plot_curves
     from ctxcompress_integrations.training.small_world import SmallWorld
     from ctxcompress_integrations.training.small_world_plan import Plan
 
+    check("matplotlib", extra="eval")
     out.mkdir(parents=True, exist_ok=True)
     plan, console = Plan(seed=seed), Console()
     with progress_bar(console) as bar:

@@ -28,7 +28,7 @@ Recompute = Annotated[bool, typer.Option("--recompute", help="Gradient checkpoin
 def soft(
     data: Data,
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="Weights file to write; the curves go beside it.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Weights file to write; the curves go beside it.")],
     method: Annotated[str, typer.Option(help="autocompressor, icae, icformer or pooled.")] = "icae",
     vectors: Annotated[int, typer.Option(min=1, help="Per segment.")] = 128,
     ratio: Annotated[int, typer.Option(min=1, help="Tokens per vector, in the end.")] = 4,
@@ -49,26 +49,33 @@ def soft(
     from ctxcompress_integrations.hf.positions import position_limit
     from ctxcompress_integrations.hf.splice import Splicer
     from ctxcompress_integrations.pipeline import PROMPT
-    from ctxcompress_integrations.training.lessons import studies_of
     from ctxcompress_integrations.training.loop import finish
+    from ctxcompress_integrations.training.processes import on_main
     from ctxcompress_integrations.training.soft import Recipe, train_soft
-    from ctxcompress_integrations.training.start import schedule, untrained
+    from ctxcompress_integrations.training.start import most_vectors, schedule, untrained
+    from ctxcompress_integrations.training.studies import studies_of
 
     _check_parent(out)
+    if not pretraining + questions:
+        raise typer.BadParameter("one of the two must have steps, both are 0", param_hint="--pretraining, --questions")
     examples = _examples(data)
     reader, tokenizer = load_decoder(model, device=device, dtype="float32")
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
     limit = position_limit(reader)
-    studies, left_out = studies_of(examples, splicer, prompt=PROMPT, limit=limit, max_answer=128)
-    _say_left_out(left_out)
     fresh = untrained(method, reader, tokenizer, n_vectors=vectors, ratio=ratio, rank=rank, seed=seed)
     summarizer = fresh.changed(align=align)
+    most = most_vectors(summarizer, ratio, is_pretrained=pretraining > 0)
+    studies, left_out = studies_of(
+        examples, splicer, prompt=PROMPT, limit=limit, max_answer=128, n_vectors=most, as_text=distil > 0
+    )
+    _say_left_out(left_out)
     stages = schedule(studies, ratio=ratio, pretraining=pretraining, questions=questions, distil=distil)
     recipe = Recipe(stages, batch=batch, lr=lr, precision=precision, recomputes=recompute, seed=seed)
     with _bar(recipe.steps) as report:
         seen = train_soft(reader, tokenizer, studies, out, recipe, summarizers=[summarizer], report=report)
     losses = seen.losses[-1][1]
-    summarizer.save(out, card={"data": [path.name for path in data], "steps": seen.step, "losses": losses})
+    card = {"data": [path.name for path in data], "steps": seen.step, "losses": losses}
+    on_main(lambda: summarizer.save(out, card=card))
     finish(out)
     _say_done(out, losses)
 
@@ -92,13 +99,15 @@ def lloco(
     from ctxcompress_integrations.hf.load import load_decoder
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
     from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
+    from ctxcompress_integrations.training.processes import is_main
 
     _check_parent(out)
     examples = _examples(data)
     plan = LlocoRecipe(
         rank=rank, alpha=alpha, lr=lr, epochs=epochs, batch=batch, precision=precision, recomputes=recompute, seed=seed
     )
-    with CompressedIndex.open(index) as opened:  # before any model loads: it may be missing or locked
+    # before any model loads: it may be missing or locked
+    with CompressedIndex.open(index, read_only=not is_main()) as opened:
         reader, tokenizer = load_decoder(model, device=device, dtype="auto")
         with _bar(None) as report:
             trained = train_lloco(opened, reader, tokenizer, examples, out, plan, report=report)

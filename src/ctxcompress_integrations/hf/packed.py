@@ -41,7 +41,8 @@ def packed_states(model: Any, batch: Sequence[Packed]) -> Tensor:
     """Hidden states after the final norm, ``[b, n, d]`` with ``n`` of the longest row; what follows a row is noise.
 
     Raises:
-        UnsupportedModelError: an attention kernel that takes no mask of its own, or a model without position ids.
+        UnsupportedModelError: an attention kernel that takes no mask of its own, a model without position ids, layers
+            that are not all attention, or a row longer than the sliding window that only some layers have.
     """
     backbone = base_of(model).base_model
     kernel = backbone.config._attn_implementation
@@ -58,6 +59,9 @@ def packed_states(model: Any, batch: Sequence[Packed]) -> Tensor:
     n = vectors.shape[1]
     visible = (owners[:, None] == owners[:, :, None]) | (owners == 0)[:, None]
     visible &= torch.ones(n, n, dtype=torch.bool, device=vectors.device).tril()
+    window = _window(backbone.config, max(row.n_shared + max(row.lengths, default=0) for row in batch))
+    if window is not None:
+        visible &= positions[:, :, None] - positions[:, None] < window
     hidden = torch.zeros_like(visible, dtype=vectors.dtype).masked_fill(~visible, torch.finfo(vectors.dtype).min)
     is_plain = vectors.device.type == "cpu" and n <= LONGEST_PLAIN and torch.is_grad_enabled()
     with sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext():
@@ -65,6 +69,30 @@ def packed_states(model: Any, batch: Sequence[Packed]) -> Tensor:
             inputs_embeds=vectors, attention_mask=hidden[:, None], position_ids=positions, use_cache=False
         ).last_hidden_state
     return states
+
+
+def _window(config: Any, n: int) -> int | None:
+    """Positions that a token sees, itself included, where a mask has to say so: one mask is every layer's.
+
+    Args:
+        config: of the decoder.
+        n: positions that are read.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise UnsupportedModelError(
+            f"{config.model_type} has layers of the kind {other[0]!r} (layer_types), which cannot read several endings "
+            "at once: take a model whose layers are attention"
+        )
+    if window is None or window >= n or (kinds and "sliding_attention" not in kinds):
+        return None
+    if len(kinds) > 1:
+        raise UnsupportedModelError(
+            f"some layers of {config.model_type} have a sliding window of {window} positions (sliding_window), and "
+            f"{n} are read: give shorter or fewer passages, or take a model whose layers are alike"
+        )
+    return int(window)
 
 
 def _layout(row: Packed) -> tuple[Tensor, Tensor]:

@@ -153,7 +153,7 @@ def _unseen_domain(report: Report, parts: _Parts, n: int) -> None:
             lessons = [example for one in known for example in one.examples]
             train_lloco(index, parts.lm, parts.tokenizer, lessons, Path(folder) / "adapter", LLOCO)
             report(Row("training the adapter", time.perf_counter() - started, "s"))
-            name = str(Path(folder) / "adapter")
+            name = str((Path(folder) / "adapter").resolve())
             reader = HFReader(parts.lm, parts.tokenizer, adapters={name: name})
             after = exact_match(reader, examples, summarize=held)
     report(Row(f"{where}, summaries with adapter: exact match", after, SHARE, n=n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def calibrate(scorer: Scorer, datasets: Sequence[Dataset]) -> dict[str, float]:
 
     Args:
         scorer: of which the thresholds are.
-        datasets: answerable examples in them count, each data set alike; without any there are no thresholds.
+        datasets: answerable examples in them count, their blank passages aside, each data set alike; without any there
+            are no thresholds.
     """
     of_sets = [scores for dataset in datasets if (scores := _answer_scores(scorer, dataset))]
     if not of_sets:
@@ -35,7 +37,7 @@ def calibrate(scorer: Scorer, datasets: Sequence[Dataset]) -> dict[str, float]:
 
 def _answer_scores(scorer: Scorer, dataset: Dataset) -> list[float]:
     """Score of the best sentence that holds an answer, per answerable example."""
-    examples = [e for e in dataset.examples if e.answers]
+    examples = [made for e in dataset.examples if e.answers and (made := _without_blanks(e)).passages]
     scores = []
     for at in range(0, len(examples), BATCH):
         batch = examples[at : at + BATCH]
@@ -47,6 +49,10 @@ def _answer_scores(scorer: Scorer, dataset: Dataset) -> list[float]:
             if held:
                 scores.append(max(held))
     return scores
+
+
+def _without_blanks(example: Example) -> Example:
+    return replace(example, passages=tuple(passage for passage in example.passages if passage.text.strip()))
 
 
 def _holding(example: Example, passage: int, relevance: Relevance) -> list[float]:

@@ -18,7 +18,7 @@ from ctxcompress_integrations.nn.fold_gates import fold
 from ctxcompress_integrations.nn.gated_encoder import gated_embedding, gated_layer
 from ctxcompress_integrations.nn.hard_concrete import Multipliers
 from ctxcompress_integrations.nn.token_sampler import entropy_term, norm_share
-from ctxcompress_integrations.training.loop import Group, Learner, Losses, Measure, plain
+from ctxcompress_integrations.training.loop import Group, Learner, Losses, Measure
 from ctxcompress_integrations.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _stage(
         n_rows=len(run.rows),
         eval_every=recipe.eval_every,
         seed=recipe.seed,
-        recipe=plain(recipe),
+        recipe=run.plan,
         learner=Learner(modules, lambda *given: {key: part.float() for key, part in loss(*given).items()}),
         groups=groups,
         measure=point or measured,

@@ -20,10 +20,13 @@ import torch
 from ctxcompress_integrations.evaluation.classification import Labelled, measure
 from ctxcompress_integrations.hf import coef_weights, mini_weights
 from ctxcompress_integrations.hf.device import resolve_device
+from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import MINI, load_encoder
 from ctxcompress_integrations.nn.classifier import TextClassifier
 from ctxcompress_integrations.training import coef_stages
+from ctxcompress_integrations.training.checkpoint import check_recipe, data_digest
 from ctxcompress_integrations.training.loop import Progress, finish, plain, run
+from ctxcompress_integrations.training.processes import on_main
 from ctxcompress_integrations.training.stages import Stage
 
 STAGES = ("dense", "static", "folded", "dynamic")
@@ -86,7 +89,7 @@ class Recipe:
 
 
 class Run:
-    """One run: its data and files, and the stages that are done.
+    """One run: its data and files, and the stages that are done. Files of another recipe or of other rows are refused.
 
     Args:
         rows, dev: to learn from, and for the curve.
@@ -110,6 +113,8 @@ class Run:
             raise ValueError(f"training needs rows and dev rows, got {len(rows)} and {len(dev)}")
         self.rows, self.dev, self.out, self.recipe, self.report = rows, dev, out, recipe, report
         self.device = resolve_device(device)
+        data = {"rows": data_digest(rows), "dev_rows": data_digest(dev)}
+        self.plan: dict[str, Any] = {**plain(recipe), **data}
         self.n_labels = 1 + max(row.label for row in (*rows, *dev))
         self.curves: dict[str, Any] = {}
 
@@ -122,8 +127,7 @@ class Run:
         if not self.file(stage).exists():
             return None
         model, _, card = coef_weights.load(self.file(stage))
-        if card["recipe"] != plain(self.recipe):
-            raise ValueError(f"{self.file(stage)} belongs to another recipe; delete it, or choose another --out")
+        check_recipe(self.file(stage), card["recipe"], self.plan)
         self.curves[stage] = card["curve"]
         return model.to(self.device)
 
@@ -141,9 +145,10 @@ class Run:
         )
         self.curves[stage.name] = asdict(progress)
         model = made().eval()
-        self.write(model, file, stage.name)
+        on_main(lambda: self.write(model, file, stage.name))
         finish(file)
-        file.with_suffix(".curves.json").unlink()  # they are among those of the whole run now
+        # they are among those of the whole run now
+        on_main(lambda: file.with_suffix(".curves.json").unlink(missing_ok=True))
         return model
 
     def write(self, model: TextClassifier, path: Path, stage: str) -> None:
@@ -151,7 +156,7 @@ class Run:
         figures = measure(model, self.dev)
         card = {
             "stage": stage,
-            "recipe": asdict(self.recipe),
+            "recipe": self.plan,
             "n_rows": len(self.rows),
             "n_dev": len(self.dev),
             "dev": {**figures._asdict(), "times_fewer": figures.times_fewer},
@@ -159,7 +164,7 @@ class Run:
         }
         coef_weights.save(model, path, base=self.recipe.base, card=card)
         self.out.with_suffix(".curves.json").write_text(
-            json.dumps({"recipe": asdict(self.recipe), "stages": self.curves}, indent=1) + "\n", encoding="utf-8"
+            json.dumps({"recipe": self.plan, "stages": self.curves}, indent=1) + "\n", encoding="utf-8"
         )
 
 
@@ -171,8 +176,10 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
         dense: fine-tuned already, by another run; None to begin with the base.
 
     Raises:
-        ValueError: files of another recipe lie in the way.
+        ValueError: files of another recipe, other rows or another dense model lie in the way.
     """
+    if dense is not None:
+        run.plan["dense"] = weights_digest(dense)
     dense = dense or run.finished("dense") or _dense(run)
     teacher = copy.deepcopy(dense).to(run.device).eval().requires_grad_(False)
     last, name = teacher, "dense"
@@ -180,7 +187,7 @@ def train_infor_coef(run: Run, *, dense: TextClassifier | None = None) -> TextCl
         last, name = run.finished("folded") or _folded(run, teacher), "folded"
     if run.recipe.tokens < 1:
         last, name = run.finished("dynamic") or _dynamic(run, teacher, last), "dynamic"
-    run.write(last, run.out, name)
+    on_main(lambda: run.write(last, run.out, name))
     return last
 
 

@@ -9,19 +9,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias, get_args
-
-from ctxcompress_integrations.evaluation.datasets import Example
-from ctxcompress_integrations.hf.splice import Splicer
-from ctxcompress_integrations.pipeline import around
 
 Kind: TypeAlias = Literal["continue", "retell", "autoencode", "answer"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-NONE: Mapping[str, Sequence[str]] = MappingProxyType({})
 REPEAT = "What does the last passage say, word by word?"
 RETELL = "What does the last passage say, in another order?"
 CONTINUE = "How does the last passage go on?"
@@ -91,55 +84,6 @@ class Mix:
     text_share: float = 0.0
     max_text: int | None = None
     max_tokens: int | None = None
-
-
-def studies_of(
-    examples: Iterable[Example],
-    splicer: Splicer,
-    *,
-    prompt: str,
-    limit: int | None,
-    max_answer: int,
-    tellings: Mapping[str, Sequence[str]] = NONE,
-) -> tuple[list[Study], dict[str, int]]:
-    """What can be learned on, and how many examples cannot be used, by the reason.
-
-    Args:
-        examples: with answers; of several passages the one in which an answer is marked is taken, or the only one.
-        splicer: of the reader.
-        prompt: with ``{context}`` and ``{question}``.
-        limit: positions that the reader reads; None for no limit.
-        max_answer: tokens of the longest answer.
-        tellings: other ways to say what a text says, by the text.
-    """
-    found: dict[str, list[tuple[str, str]]] = {}
-    left_out: Counter[str] = Counter()
-    n_frame = sum(map(len, splicer.segments(around(["x"], "x", prompt))))
-    n_text: dict[str, int] = {}
-    for example in examples:
-        text, n_answer = _answering(example), len(splicer.answer(example.answers[0])) if example.answers else 0
-        if text is None or not n_answer:
-            left_out["have no answer" if text else "do not say which passage answers"] += 1
-            continue
-        if text not in n_text:
-            n_text[text] = splicer.count(text)
-        n_all = n_frame + n_text[text] + splicer.count(example.question) + n_answer
-        if n_answer > max_answer + 1:
-            left_out[f"have an answer longer than {max_answer} tokens"] += 1
-        elif limit is not None and n_all > limit:
-            left_out[f"take more than the {limit} positions of the reader"] += 1
-        else:
-            found.setdefault(text, []).append((example.question, example.answers[0]))
-    studies = [Study(t, n_text[t], tuple(asked), tuple(tellings.get(t, ()))) for t, asked in found.items()]
-    return studies, dict(left_out)
-
-
-def _answering(example: Example) -> str | None:
-    """The passage in which an answer is marked, or the only one."""
-    places = {stretch.passage for stretch in (*example.marked, *example.gold)}
-    if not places and len(example.passages) > 1:
-        return None
-    return example.passages[min(places, default=0)].text
 
 
 def lessons(studies: Sequence[Study], mix: Mix, *, batch: int, draw: random.Random) -> list[Lesson]:

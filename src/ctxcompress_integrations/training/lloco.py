@@ -29,8 +29,21 @@ from ctxcompress_integrations.hf.positions import position_limit
 from ctxcompress_integrations.hf.splice import Splicer, vector_rows
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import PROMPT
-from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task, studies_of
-from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Progress, finish, plain, run
+from ctxcompress_integrations.text.segment import well_formed
+from ctxcompress_integrations.training.checkpoint import data_digest
+from ctxcompress_integrations.training.lessons import Lesson, Shown, Study, Task
+from ctxcompress_integrations.training.loop import (
+    FromRecipe,
+    Group,
+    Losses,
+    Progress,
+    checkpoint_of,
+    finish,
+    plain,
+    run,
+)
+from ctxcompress_integrations.training.processes import on_main
+from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.teaching import Teaching
 
 CARD = "ctxcompress.json"
@@ -95,7 +108,7 @@ class LlocoCourse(FromRecipe):
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return {**plain(self.recipe), "fingerprint": self.fingerprint, "n_lessons": len(self.lessons)}
+        return {**plain(self.recipe), "fingerprint": self.fingerprint, "data": data_digest(self.lessons)}
 
     @property
     def steps(self) -> int:
@@ -133,7 +146,7 @@ def train_lloco(
     """Train an adapter on the index's summaries, write it as a folder that PEFT reads, and tell the index of it.
 
     Args:
-        index: open for writing, with summaries made for this reader.
+        index: open for writing in the main process, with summaries made for this reader.
         reader: a decoder LM; it is given back as it was.
         tokenizer: its fast tokenizer.
         examples: questions with answers about passages of the index, found by their text.
@@ -142,11 +155,12 @@ def train_lloco(
         report: told after every step.
 
     Raises:
-        ValueError: ``out`` exists, or the usable examples are fewer than a batch.
+        ValueError: ``out`` exists, the usable examples are fewer than a batch, or a checkpoint of another recipe, of
+            other lessons or other summaries.
         SummaryMismatchError: the index holds no summaries for this reader.
         TrainingError: a loss that is not a number.
     """
-    if out.exists():
+    if out.exists() and not checkpoint_of(out).exists():  # with one it is written, and the index not told yet
         raise ValueError(f"{out} exists already: name another folder, or delete it")
     identity = weights_digest(reader)
     fingerprint = index.fingerprint_for(identity)
@@ -156,10 +170,16 @@ def train_lloco(
             "summarizer made for it"
         )
     splicer = Splicer(reader.get_input_embeddings(), tokenizer)
+    stored = _stored(index, fingerprint, reader, {well_formed(p.text) for e in examples for p in e.passages})
     studies, left_out = studies_of(
-        examples, splicer, prompt=recipe.prompt, limit=position_limit(reader), max_answer=recipe.max_answer
+        examples,
+        splicer,
+        prompt=recipe.prompt,
+        limit=position_limit(reader),
+        max_answer=recipe.max_answer,
+        n_vectors=lambda text, _: len(stored.get(text, ())),
+        as_text=False,
     )
-    stored = _stored(index, fingerprint, reader)
     known = [study for study in studies if study.text in stored]
     if n_unknown := sum(len(s.questions) for s in studies if s.text not in stored):
         left_out["are about a text of which the index holds no summary"] = n_unknown
@@ -170,16 +190,15 @@ def train_lloco(
             f"more, or lower batch (left out: {left_out or 'none'})"
         )
     course = LlocoCourse(recipe, lessons, StoredVectors(stored), fingerprint)
-    progress = _run(reader, splicer, course, out, report)
     card = {"fingerprint": fingerprint, "reader": identity, "recipe": plain(recipe), "left_out": left_out}
-    (out / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    progress = _run(reader, splicer, course, out, card, report)
+    on_main(lambda: record_adapter(index, out))
     finish(out)
-    record_adapter(index, out)
     return Trained(progress, sum(len(lesson.tasks) for lesson in lessons), left_out)
 
 
 def record_adapter(index: CompressedIndex, folder: Path) -> None:
-    """Tell an index which adapter reads its summaries.
+    """Tell an index which adapter reads its summaries, by the folder's whole path.
 
     Raises:
         SummaryMismatchError: the adapter learned from other summaries than the index holds.
@@ -191,10 +210,17 @@ def record_adapter(index: CompressedIndex, folder: Path) -> None:
             f"the adapter {folder} learned from summaries of the fingerprint {card['fingerprint'][:12]}..., the index "
             f"holds {', '.join(f'{one[:12]}...' for one in sorted(held)) or 'none'}; train one on this index"
         )
-    index.set_adapter(card["fingerprint"], str(folder), adapter_digest(folder))
+    index.set_adapter(card["fingerprint"], str(folder.resolve()), adapter_digest(folder))
 
 
-def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: Callable[[Progress], None]) -> Progress:
+def _run(
+    reader: Any,
+    splicer: Splicer,
+    course: LlocoCourse,
+    out: Path,
+    card: Mapping[str, Any],
+    report: Callable[[Progress], None],
+) -> Progress:
     """Train, and write the adapter's folder."""
     recipe = course.recipe
     torch.manual_seed(recipe.seed)
@@ -203,19 +229,28 @@ def _run(reader: Any, splicer: Splicer, course: LlocoCourse, out: Path, report: 
         learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         learner = Teaching(adapted, splicer, prompt=recipe.prompt, recomputes=recipe.recomputes)
         progress = run(learner, [Group(learned, recipe.lr)], course, out, report=report)
-        aside = out.with_name(out.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        adapted.save_pretrained(str(aside), save_embedding_layers=False)
-        aside.replace(out)
+        on_main(lambda: _write(adapted, out, card))
     return progress
 
 
-def _stored(index: CompressedIndex, fingerprint: str, reader: Any) -> dict[str, Tensor]:
-    """Vectors ``[m, d]`` by text, where the reader is, in its dtype."""
+def _write(adapted: Any, out: Path, card: Mapping[str, Any]) -> None:
+    """The adapter's folder with its card, complete or not at all; one that is there is left as it is."""
+    if out.exists():
+        return
+    aside = out.with_name(out.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    adapted.save_pretrained(str(aside), save_embedding_layers=False)
+    (aside / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    aside.replace(out)
+
+
+def _stored(index: CompressedIndex, fingerprint: str, reader: Any, texts: set[str]) -> dict[str, Tensor]:
+    """Vectors ``[m, d]`` by text, of those of ``texts`` that the index has, where the reader is, in its dtype."""
     table = reader.get_input_embeddings().weight
-    passages = [passage for passage in index.get(index.ids()) if passage.text.strip()]
+    passages = [p for p in index.get(index.ids()) if p.text.strip() and well_formed(p.text) in texts]
     held = {s.id: s for s in index.summaries([p.id for p in passages], fingerprint, skip_missing=True)}
-    return {p.text: vector_rows(held[p.id], table.dtype).to(table.device) for p in passages if p.id in held}
+    found = {well_formed(p.text): held[p.id] for p in passages if p.id in held}
+    return {text: vector_rows(summary, table.dtype).to(table.device) for text, summary in found.items()}
 
 
 def _lessons(study: Study, n_questions: int) -> list[Lesson]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ctxcompress_integrations._optional import require
 from ctxcompress_integrations.errors import CtxCompressError
 from ctxcompress_integrations.training.checkpoint import load_checkpoint, save_checkpoint
+from ctxcompress_integrations.training.processes import on_main
 
 Losses = dict[str, Tensor]
 
@@ -106,7 +108,7 @@ class Course(Protocol):
 
     @property
     def plan(self) -> Mapping[str, Any]:
-        """Plain JSON; a checkpoint of another plan is refused."""
+        """Plain JSON, with digests of what is learned on and from; a checkpoint of another plan is refused."""
 
     def rate_at(self, step: int) -> float:
         """Share of the peak learning rates."""
@@ -142,17 +144,20 @@ def run(
         learner: what is called by ``course``, wrapped for the devices at hand.
         groups: parameters that learn, and how.
         course: the steps.
-        out: the file that the caller writes in the end; then it calls :func:`finish`.
+        out: the file that the caller writes in the end, on the main process
+            (:func:`~ctxcompress_integrations.training.processes.on_main`); then it calls :func:`finish`.
         measure: a point of the dev curve.
         report: told after every step.
         after: called after each step of the optimizer.
 
     Raises:
         ValueError: nothing that learns, parameters that are not in float32, a checkpoint of another plan.
-        TrainingError: a loss that is not a number; the last checkpoint stays as it was.
+        TrainingError: a loss or a gradient that is not a number; the last checkpoint stays as it was.
     """
     parameters = [parameter for group in groups for parameter in group.parameters]
-    clipped = [parameter for group in groups if group.is_scheduled for parameter in group.parameters]
+    clipped, unclipped = (
+        [p for g in groups if g.is_scheduled is known for p in g.parameters] for known in (True, False)
+    )
     if not parameters:
         raise ValueError("nothing learns: give summarizers, or a reader_lr above 0")
     if other := {p.dtype for p in parameters} - {torch.float32}:
@@ -174,10 +179,12 @@ def run(
         with torch.autocast(kind, torch.bfloat16, enabled=course.precision == "bf16"):
             total, losses = course.losses_at(wrapped, progress.step, accelerator.process_index)
         recent.append({name: float(loss.detach()) for name, loss in losses.items()})
-        _check_finite(total, progress.step, recent[-1])
+        _check_finite(total, "loss", progress.step, recent[-1], state)
         optimizer.zero_grad()
         accelerator.backward(total)
-        accelerator.clip_grad_norm_(clipped, course.clip)
+        for given, most in ((clipped, course.clip), (unclipped, math.inf)):
+            norm = accelerator.clip_grad_norm_(given, most)
+            _check_finite(norm, "gradient", progress.step, recent[-1], state)
         optimizer.step()
         after()
         progress.step += 1
@@ -193,11 +200,11 @@ def run(
     return progress
 
 
-def _check_finite(total: Tensor, step: int, losses: Mapping[str, float]) -> None:
-    if not torch.isfinite(total):
+def _check_finite(value: Tensor, name: str, step: int, losses: Mapping[str, float], state: Path) -> None:
+    if not torch.isfinite(value):
         raise TrainingError(
-            f"the loss is not a number at step {step + 1} ({losses}); lower the learning rate, or take precision='no', "
-            "and run again: training goes on from the last checkpoint"
+            f"the {name} is not a number at step {step + 1} ({losses}); lower the learning rate, or take "
+            f"precision='no', and train anew: {state}, where it exists, belongs to this recipe, delete it first"
         )
 
 
@@ -208,7 +215,7 @@ def checkpoint_of(out: Path) -> Path:
 
 def finish(out: Path) -> None:
     """Forget the state of a run whose result is written."""
-    checkpoint_of(out).unlink(missing_ok=True)
+    on_main(lambda: checkpoint_of(out).unlink(missing_ok=True))
 
 
 def plain(recipe: Any) -> dict[str, Any]:

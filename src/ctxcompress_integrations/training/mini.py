@@ -30,6 +30,7 @@ from ctxcompress_integrations.training.loop import Group, Learner, Progress, fin
 from ctxcompress_integrations.training.mini_data import Batch, TrainingSet, batches, build
 from ctxcompress_integrations.training.mini_loss import Losses, batch_losses
 from ctxcompress_integrations.training.neighbours import neighbours_of
+from ctxcompress_integrations.training.processes import on_main
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,21 @@ class MiniCourse:
         recipe: how; a :class:`Recipe`, or what has its steps, warm-up, clip, seed and distance of points.
         stream: the batches, from the first step on.
         total: what is minimised, of a step's losses.
+        origin: digests of what the run began with.
     """
 
     precision: Literal["no", "bf16"] = "no"  # the losses say themselves what is computed in bf16
 
-    def __init__(self, recipe: Any, stream: Iterator[Batch], total: Callable[[dict[str, Tensor]], Tensor]) -> None:
+    def __init__(
+        self,
+        recipe: Any,
+        stream: Iterator[Batch],
+        total: Callable[[dict[str, Tensor]], Tensor],
+        origin: Mapping[str, str],
+    ) -> None:
         self.steps, self.eval_every, self.clip, self.seed = recipe.steps, recipe.eval_every, recipe.clip, recipe.seed
-        self.plan, self._recipe, self._stream, self._total = plain(recipe), recipe, enumerate(stream), total
+        self.plan = {**plain(recipe), **origin}
+        self._recipe, self._stream, self._total = recipe, enumerate(stream), total
 
     def rate_at(self, step: int) -> float:
         rate: float = min(1.0, (step + 1) / self._recipe.warm_up) * (1 - step / self.steps)
@@ -108,7 +117,8 @@ def train_mini(
         report: told after every step.
 
     Raises:
-        ValueError: no usable example; a checkpoint of another recipe; frozen layers that are not the base's first.
+        ValueError: no usable example; a checkpoint of another recipe, other data or another base; frozen layers that
+            are not the base's first.
     """
     if recipe.layers[: recipe.n_frozen] != tuple(range(recipe.n_frozen)):
         raise ValueError(f"the {recipe.n_frozen} frozen layers must be the base's first, got layers {recipe.layers}")
@@ -127,17 +137,24 @@ def train_mini(
     def losses(batch: Batch, generator: random.Random) -> dict[str, Tensor]:
         return batch_losses(model, head, base_layers, data, batch, tokenizer, generator)._asdict()
 
+    digest = weights_digest(base)
+    course = MiniCourse(
+        recipe,
+        batches(data, neighbours, seed=recipe.seed),
+        lambda losses: Losses(**losses).total,
+        {"data": data.digest, "base_sha256": digest},
+    )
     progress = run(
         Learner({"model": model, "head": head}, losses),
         groups,
-        MiniCourse(recipe, batches(data, neighbours, seed=recipe.seed), lambda losses: Losses(**losses).total),
+        course,
         out,
         measure=lambda: dev_point(scorer, dev),
         report=report,
     )
     card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
-    origin = {"base": recipe.base, "base_sha256": weights_digest(base)}
-    mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card)
+    origin = {"base": recipe.base, "base_sha256": digest}
+    on_main(lambda: mini_weights.save(model, out, **origin, layers=recipe.layers, n_frozen=recipe.n_frozen, card=card))
     finish(out)
     scorer.encoder.card, scorer.thresholds = card, card["thresholds"]
     return scorer

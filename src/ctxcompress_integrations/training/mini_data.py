@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.hf.trained import title_ids
 from ctxcompress_integrations.records import Passage
-from ctxcompress_integrations.text.segment import segment
+from ctxcompress_integrations.text.segment import segment, well_formed
+from ctxcompress_integrations.training.checkpoint import data_digest
 
 MAX_TOKENS = 256
 MAX_QUESTION_TOKENS = 48
@@ -85,6 +86,11 @@ class TrainingSet:
     of_passage: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     multi: list[int] = field(default_factory=list)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that a training reads."""
+        return data_digest([*((passage.text, passage.title_ids) for passage in self.passages), *self.questions])
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -125,7 +131,7 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
             continue
         spans = tuple((mark.start, mark.end) for mark in example.marked if not is_multi)
         question = TrainingQuestion(
-            example.question, tuple(sorted(positives)), is_multi, spans, example.answers, tuple(used)
+            well_formed(example.question), tuple(sorted(positives)), is_multi, spans, example.answers, tuple(used)
         )
         (data.multi if is_multi else data.of_passage[used[0]]).append(len(data.questions))
         data.questions.append(question)
@@ -213,7 +219,7 @@ def tokenized(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]
     """Passages cut at ``MAX_TOKENS``, with the sentence of each token."""
     if not found:
         return []
-    texts = [passage.text for passage in found]
+    texts = [well_formed(passage.text) for passage in found]
     encoded = tokenizer(
         texts,
         truncation=True,
@@ -221,7 +227,7 @@ def tokenized(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
-    titles = title_ids(tokenizer, [passage.title for passage in found])
+    titles = title_ids(tokenizer, [well_formed(passage.title) for passage in found])
     passages = []
     for text, title, ids, offsets, special in zip(
         texts, titles, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True

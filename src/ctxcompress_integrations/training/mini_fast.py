@@ -33,6 +33,7 @@ from ctxcompress_integrations.training.loop import Group, Learner, Losses, Progr
 from ctxcompress_integrations.training.mini import MiniCourse, card_of, dev_point
 from ctxcompress_integrations.training.mini_batch import Matches, Texts, matched, texts_of
 from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, Batch, TrainingSet, batches, build
+from ctxcompress_integrations.training.processes import on_main
 
 SCALE = 25.0
 """Turns scores into logits; the whole model's training starts from 20."""
@@ -86,7 +87,8 @@ def train_mini_fast(
         dev, calibration, sources, device, report: as for :func:`~ctxcompress_integrations.training.mini.train_mini`.
 
     Raises:
-        ValueError: no usable example; a checkpoint of another recipe; more heads or neurons than there are.
+        ValueError: no usable example; a checkpoint of another recipe, other data or another model to follow; more
+            heads or neurons than there are.
         WeightsMismatchError: ``weights`` were made for another base, or are damaged.
     """
     target = resolve_device(device)
@@ -105,17 +107,24 @@ def train_mini_fast(
     def losses(batch: Batch, generator: random.Random) -> Losses:
         return following(model, whole, texts_of(data, batch, tokenizer, generator, target))
 
+    course = MiniCourse(
+        recipe,
+        batches(data, _following_in_file(len(data.passages)), seed=recipe.seed),
+        total,
+        {"data": data.digest, "base_sha256": digest, "followed": weights_digest(whole)},
+    )
     progress = run(
         Learner({"model": model}, losses),
         _groups(model, recipe),
-        MiniCourse(recipe, batches(data, _following_in_file(len(data.passages)), seed=recipe.seed), total),
+        course,
         out,
         measure=lambda: dev_point(scorer, dev),
         report=report,
     )
     card = card_of(recipe, data, progress, sources=sources, thresholds=calibrate(scorer, calibration))
     layers = range(len(model.encoder.layers))
-    mini_weights.save(model, out, base=recipe.base, base_sha256=digest, layers=layers, n_frozen=0, card=card)
+    origin = {"base": recipe.base, "base_sha256": digest}
+    on_main(lambda: mini_weights.save(model, out, **origin, layers=layers, n_frozen=0, card=card))
     finish(out)
     scorer.encoder.card, scorer.thresholds = card, card["thresholds"]
     return scorer

@@ -10,28 +10,32 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from ctxcompress_integrations._optional import require
+from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.encoder import TextEncoder
+from ctxcompress_integrations.hf.weights_file import WeightsFormat
 from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, TrainingSet
+from ctxcompress_integrations.training.processes import is_main
+
+FORMAT = WeightsFormat("ctxcompress-neighbours", "1", cure="delete it")
 
 
 def neighbours_of(data: TrainingSet, base: Any, tokenizer: Any, kept: Path) -> NDArray[np.int64]:
     """int64 ``[passages, N_NEIGHBOURS]``, hardest first, by the vectors of the encoder ``base``.
 
-    The file ``kept`` spares a second start the work.
+    The file ``kept`` spares a second start with the same data and base the work; any other is written anew.
     """
-    if kept.exists():
-        with safe_open(kept, framework="np") as file:
-            neighbours: NDArray[np.int64] = file.get_tensor("neighbours")
-        if len(neighbours) == len(data.passages):
-            return neighbours
+    origin = {"data": data.digest, "base": weights_digest(base)}
+    if FORMAT.is_format_of(kept):
+        metadata, tensors = FORMAT.read(kept)
+        if {name: metadata.get(name) for name in origin} == origin:
+            return tensors["neighbours"].numpy()
     encoder = TextEncoder(copy.deepcopy(base).to(torch.bfloat16), tokenizer, name="base")
     passages = encoder.embed_documents([p.text for p in data.passages])
     neighbours = find_neighbours(data, passages, encoder.embed_documents([q.text for q in data.questions]))
-    save_file({"neighbours": neighbours}, kept)
+    if is_main():
+        FORMAT.write(kept, {"neighbours": torch.from_numpy(neighbours)}, origin)
     return neighbours
 
 

@@ -39,9 +39,11 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import small_world_studies as studies
 from ctxcompress_integrations.training import world
+from ctxcompress_integrations.training.checkpoint import check_recipe
 from ctxcompress_integrations.training.exact import exact_match
 from ctxcompress_integrations.training.lessons import Study
 from ctxcompress_integrations.training.loop import Progress, TrainingError, finish, plain
+from ctxcompress_integrations.training.processes import on_main
 from ctxcompress_integrations.training.small_world_plan import N_VECTORS, PARTS, RANK, RATIO, TOGETHER, Plan
 from ctxcompress_integrations.training.soft import train_soft
 from ctxcompress_integrations.training.start import untrained
@@ -84,7 +86,13 @@ class SmallWorld:
         return part_file(self.folder, part)
 
     def train(self) -> None:
-        """All lessons that are not done yet."""
+        """All lessons that are not done yet.
+
+        Raises:
+            ValueError: the folder has files of another plan.
+            TrainingError: listings that are not learned in as many rounds as are tried.
+        """
+        self._check_plan()
         before = self._listed()
         for lesson in ("text", "superposed"):
             if not self._of(lesson).exists():
@@ -95,6 +103,20 @@ class SmallWorld:
         for part in PARTS:
             if not self.path(part).exists():
                 self._alone(part)
+
+    def _check_plan(self) -> None:
+        """``ValueError`` for what another plan has made: it would be taken for this one's."""
+        for file in self._readers():
+            if file.exists():
+                check_recipe(file, small_world.card_of(file).get("plan", {}), plain(self.plan))
+        for part in PARTS:
+            if (file := self.path(part)).exists():
+                check_recipe(file, summary_weights.read(file, method=part).card.get("plan", {}), plain(self.plan))
+
+    def _readers(self) -> list[Path]:
+        """Where the reader lies after each lesson, and in the end."""
+        listings = [self._of("listings", number) for number in range(MOST_ROUNDS)]
+        return [*listings, self._of("text"), self._of("superposed"), self.path("reader")]
 
     def _of(self, lesson: str, number: int = 0) -> Path:
         return self.folder / f"{lesson}{f'-{number}' if number else ''}.safetensors"
@@ -126,8 +148,9 @@ class SmallWorld:
         writers = {lesson: _superposed(reader, tokenizer, given)} if lesson == Superposed.name else {}
         file = self._of(lesson, number)
         seen = self._run(lesson, reader, tokenizer, given, writers, number=number)
-        card = {"losses": seen.losses[-1][1], "dev": seen.dev[-1][1]}
-        small_world.save(reader, file, base="mini", base_sha256=weights_digest(encoder), card=card)
+        card = {"plan": plain(self.plan), "losses": seen.losses[-1][1], "dev": seen.dev[-1][1]}
+        base_sha256 = weights_digest(encoder)
+        on_main(lambda: small_world.save(reader, file, base="mini", base_sha256=base_sha256, card=card))
         finish(file)
 
     def _together(self) -> None:
@@ -139,7 +162,8 @@ class SmallWorld:
         for part, writer in self._anew(writers).items():
             self._save(part, writer, self._card("vectors", seen))
         card = self._card("vectors", seen)
-        small_world.save(reader, self.path("reader"), base="mini", base_sha256=weights_digest(encoder), card=card)
+        file, base_sha256 = self.path("reader"), weights_digest(encoder)
+        on_main(lambda: small_world.save(reader, file, base="mini", base_sha256=base_sha256, card=card))
         finish(self._of("vectors"))
 
     def _alone(self, part: str) -> None:
@@ -206,7 +230,7 @@ class SmallWorld:
     def _save(self, part: str, writer: TokenSummarizer[Any], card: Mapping[str, Any]) -> None:
         """In half the bytes: models are run in bf16 where they can be, and identities are digests of bf16 values."""
         writer.module.to(torch.bfloat16)
-        writer.save(self.path(part), card=card)
+        on_main(lambda: writer.save(self.path(part), card=card))
 
     def _card(self, lesson: str, seen: Progress) -> dict[str, Any]:
         made = {"lesson": lesson, "plan": plain(self.plan), "seconds": round(seen.seconds), "dev": seen.dev[-1][1]}

@@ -19,9 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.splice import Splicer
 from ctxcompress_integrations.pipeline import PROMPT
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
+from ctxcompress_integrations.training.checkpoint import data_digest
 from ctxcompress_integrations.training.lessons import KINDS, Mix, Study, lessons
 from ctxcompress_integrations.training.loop import FromRecipe, Group, Losses, Measure, Progress, plain, run
 from ctxcompress_integrations.training.teaching import Teaching
@@ -92,18 +94,23 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SoftCourse(FromRecipe):
-    """The steps of a recipe on some data; one of several summarizers learns at each step, in turn."""
+    """The steps of a recipe on some data; one of several summarizers learns at each step, in turn.
+
+    Attributes:
+        origin: digests and settings of what the run began with, as plain JSON.
+    """
 
     recipe: Recipe
     studies: Sequence[Study]
     summarizers: Sequence[TokenSummarizer[Any]]
     example: TokenSummarizer[Any] | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     steps = property(lambda self: self.recipe.steps)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return plain(self.recipe)
+        return {**plain(self.recipe), **self.origin}
 
     def rate_at(self, step: int) -> float:
         return self.recipe.rate_at(step)
@@ -143,7 +150,7 @@ def train_soft(
     Args:
         reader: a decoder LM, in float32 where it learns; its embeddings never do.
         tokenizer: its fast tokenizer.
-        studies: what is learned on (:func:`~ctxcompress_integrations.training.lessons.studies_of`).
+        studies: what is learned on (:func:`~ctxcompress_integrations.training.studies.studies_of`).
         out: the file that the caller writes when this returns.
         recipe: how.
         summarizers: made for this reader; none for a reader that learns from full text.
@@ -153,7 +160,7 @@ def train_soft(
 
     Raises:
         ValueError: fewer studies than a batch takes, nothing that learns, nothing to imitate where a stage asks for
-            it, a checkpoint of another recipe.
+            it, a checkpoint of another recipe, of other studies, another reader or other summarizers.
         TrainingError: a loss that is not a number; the last checkpoint stays as it was.
     """
     if any(stage.weights.get("imitate") for stage in recipe.stages) and (example is None or not summarizers):
@@ -166,12 +173,22 @@ def train_soft(
     learner = Teaching(reader, splicer, prompt=recipe.prompt, written=modules, recomputes=recipe.recomputes).eval()
     written = [parameter for module in modules for parameter in module.parameters()]
     groups = [Group(p, lr, recipe.weight_decay) for p, lr in ((written, recipe.lr), (own, recipe.reader_lr)) if p]
-    course = SoftCourse(recipe, studies, summarizers, example)
+    origin = {
+        "data": data_digest(studies),
+        "reader": weights_digest(reader),
+        "summarizers": [_settings(summarizer) for summarizer in summarizers],
+        "example": _settings(example) if example is not None else None,
+    }
+    course = SoftCourse(recipe, studies, summarizers, example, origin)
     progress = run(learner, groups, course, out, measure=measure, report=report)
     if own:
         for summarizer in summarizers:
             vars(summarizer).pop("bases", None)  # digests of a reader that has learned since
     return progress
+
+
+def _settings(summarizer: TokenSummarizer[Any]) -> dict[str, Any]:
+    return {"name": summarizer.name, **summarizer.config, "module": summarizer.sizes}
 
 
 def _unfreeze(reader: Any, *, is_frozen: bool) -> list[torch.nn.Parameter]:

@@ -20,6 +20,9 @@ from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarize
 from ctxcompress_integrations.training.lessons import KINDS, Lesson, Shown
 from ctxcompress_integrations.training.script import Script, fitted, script_of
 
+SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier")
+"""Fields of configs by which models multiply or divide what their head gives."""
+
 
 class Teaching(nn.Module):
     """A reader and what writes vectors for it, as one module, so that whatever wraps modules wraps all that learns.
@@ -32,7 +35,7 @@ class Teaching(nn.Module):
         recomputes: forwards are run again in the backward, which saves the memory of their states.
 
     Raises:
-        UnsupportedModelError: a reader whose logits are more than its head's output (Gemma 2).
+        UnsupportedModelError: a reader whose logits are more than its head's output (Gemma 2, Granite, Cohere).
     """
 
     def __init__(
@@ -42,6 +45,12 @@ class Teaching(nn.Module):
         config = base_of(reader).config.get_text_config()
         if getattr(config, "final_logit_softcapping", None):
             raise UnsupportedModelError(f"{type(reader).__name__} caps its logits, which this training does not")
+        for field in SCALES:
+            if (scale := getattr(config, field, None)) not in (None, 1):
+                raise UnsupportedModelError(
+                    f"{type(reader).__name__} scales its logits ({field}={scale}), which this training does not: take "
+                    "another reader"
+                )
         self.reader, self.written = reader, nn.ModuleList(written)
         self.splicer, self.prompt, self.recomputes = splicer, prompt, recomputes
 

@@ -54,6 +54,10 @@ def test_a_summarizer_and_an_adapter_are_trained_by_command(tmp_path):
     with CompressedIndex.open(index, embedder=Letters(), read_only=True) as opened:
         assert [adapter.name for adapter in opened.adapters.values()] == [str(tmp_path / "adapter")]
     assert call("train", "soft", data, "--out", tmp_path / "no" / "w", *names).exit_code == 2
+    assert call("train", "soft", data, "--out", tmp_path, *names).exit_code == 2
+    nothing = call("train", "soft", data, "--out", tmp_path / "v", *names, "--pretraining", 0, "--questions", 0)
+    assert nothing.exit_code == 2
+    assert "one of the two must have steps" in " ".join(nothing.output.replace("│", " ").split())
 
 
 def test_the_small_world_is_made_by_command(tmp_path, monkeypatch):

@@ -126,8 +126,12 @@ def test_halves_of_the_method_alone_and_a_dense_model_given(base, tmp_path):
     assert list(dynamic.encoder.samplers) == ["1"]
     assert all(torch.equal(v, before[k]) for k, v in dense.state_dict().items())  # it was only looked at
     assert not (tmp_path / "b.dense.safetensors").exists()
-    with pytest.raises(ValueError, match="belongs to another recipe; delete it"):
+    with pytest.raises(ValueError, match=r"belongs to another recipe \(seed: 0 there, 1 here\)"):
         train_infor_coef(Run(data, dev, first, recipe(base, tokens=1.0, seed=1), device="cpu"))
+    with pytest.raises(ValueError, match=r"a.dense.safetensors belongs to another recipe \(rows: .*delete it"):
+        train_infor_coef(Run(data[:10], dev, first, recipe(base, tokens=1.0), device="cpu"))
+    with pytest.raises(ValueError, match=r"b.dynamic.safetensors belongs to another recipe \(dense: "):
+        train_infor_coef(Run(data, dev, out, recipe(base, size=1.0), device="cpu"), dense=static)
 
 
 def test_what_cannot_be_trained_is_said(base, tmp_path):

@@ -1,6 +1,8 @@
 """An adapter per corpus: it learns from the index's vectors, the index names it, a reader reads with it."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,6 +130,41 @@ def test_what_does_not_fit_is_refused(tmp_path):
         record_adapter(index, tmp_path / "a")
 
 
+def test_an_adapter_that_the_index_was_not_told_of_is_told_of_by_the_same_command(tmp_path, monkeypatch):
+    model, tokenizer = tiny_small_world()
+    monkeypatch.chdir(tmp_path)
+    out, plan, steps = Path("adapter"), recipe(epochs=1), []
+    with index_for(model, tokenizer, tmp_path / "i") as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "set_adapter", lambda *_: pytest.fail("disk full"))
+            with pytest.raises(pytest.fail.Exception):
+                train_lloco(index, model, tokenizer, list(rows(16)), out, plan)
+        written = (out / "adapter_model.safetensors").read_bytes()
+        trained = train_lloco(index, model, tokenizer, list(rows(16)), out, plan, report=steps.append)
+        (known,) = index.adapters.values()
+    assert (steps, trained.progress.step) == ([], 4)
+    assert known.name == str(tmp_path / "adapter"), "from any folder"
+    assert (out / "adapter_model.safetensors").read_bytes() == written
+    assert not Path("adapter.checkpoint").exists()
+
+
+def test_of_a_long_document_its_vectors_are_read_and_of_no_other(tmp_path, monkeypatch):
+    model, tokenizer = tiny_small_world()
+    long = [f"{i} " + "The quick fox over the bank. " * 90 for i in range(6)]
+    read = []
+    with CompressedIndex.create(tmp_path / "i", embedder=Letters()) as index:
+        index.add([Passage(f"p{i}", text) for i, text in enumerate(long)])
+        index.build_summaries(Pooled.untrained(model, tokenizer, reader=model, pool=8))
+        fingerprint = index.fingerprint_for(weights_digest(model))
+        assert index.summaries(["p0"], fingerprint)[0].n_tokens > model.config.max_position_embeddings
+        summaries = index.summaries
+        monkeypatch.setattr(index, "summaries", lambda ids, *a, **k: read.extend(ids) or summaries(ids, *a, **k))
+        asked = [Example(str(i), "what?", (Passage("0", text),), ("fox",)) for i, text in enumerate(long[:4])]
+        trained = train_lloco(index, model, tokenizer, asked, tmp_path / "a", recipe(epochs=1))
+    assert (trained.n_questions, trained.left_out) == (4, {})
+    assert sorted(read) == ["p0", "p1", "p2", "p3"]
+
+
 def test_an_interrupted_run_goes_on_and_leaves_the_reader_as_it_was(tmp_path):
     model, tokenizer = tiny_small_world()
     before = weights_digest(model)
@@ -143,6 +180,9 @@ def test_an_interrupted_run_goes_on_and_leaves_the_reader_as_it_was(tmp_path):
             train_lloco(index, model, tokenizer, list(rows(16)), tmp_path / "parts", plan, report=stop)
         assert weights_digest(model) == before
         assert not (tmp_path / "parts").exists()
+        others = [replace(example, question="which?") for example in rows(16)]
+        with pytest.raises(ValueError, match=r"another recipe \(data: "):
+            train_lloco(index, model, tokenizer, others, tmp_path / "parts", plan)
         steps = []
         train_lloco(
             index, model, tokenizer, list(rows(16)), tmp_path / "parts", plan, report=lambda p: steps.append(p.step)

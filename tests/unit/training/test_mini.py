@@ -1,21 +1,24 @@
 """Training end to end on a tiny base: it learns, it resumes bit for bit, it says what it cannot use."""
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from ctxcompress_integrations import load_compressor
+from ctxcompress_integrations import _optional, load_compressor
 from ctxcompress_integrations.cli import app
-from ctxcompress_integrations.errors import WeightsMismatchError
+from ctxcompress_integrations.errors import MissingExtraError, WeightsMismatchError
 from ctxcompress_integrations.evaluation.datasets import Dataset, Example
 from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.load import load_encoder
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.scorers.mini import Mini
 from ctxcompress_integrations.testing.tiny import tiny_encoder
+from ctxcompress_integrations.training.calibration import calibrate
 from ctxcompress_integrations.training.mini import Recipe, train_mini
 from signs import examples, kept
 
@@ -103,6 +106,8 @@ def test_a_checkpoint_of_another_recipe_is_not_mixed_in(base, tmp_path):
         train_mini(rows, out, recipe(base, steps=4, eval_every=1), report=stop)
     with pytest.raises(ValueError, match="belongs to another recipe"):
         train_mini(rows, out, recipe(base, steps=4, eval_every=1, seed=1))
+    with pytest.raises(ValueError, match=r"another recipe \(data: '\w+' there, '\w+' here\)"):
+        train_mini(list(examples(10, 10)), out, recipe(base, steps=4, eval_every=1))
 
 
 def test_frozen_layers_must_be_the_bases_first(base, tmp_path):
@@ -167,3 +172,28 @@ def test_command_counts_wrong_rows_and_writes_weights_and_plot(base, tmp_path):
     assert out.exists()
     assert out.with_suffix(".curves.svg").exists()
     assert CliRunner().invoke(app, ["train", "mini", "--out", str(tmp_path / "no" / "x")]).exit_code == 2
+    assert CliRunner().invoke(app, ["train", "mini", "--out", str(tmp_path)]).exit_code == 2
+    for wrong, said in (("a", "whole numbers are needed"), ("1,0", "in order, each once"), (",", "in order")):
+        again = CliRunner().invoke(app, [*arguments, "--layers", wrong])
+        assert again.exit_code == 2
+        assert said in again.output
+
+
+def test_what_the_plot_needs_is_asked_for_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(_optional, "find_spec", lambda name: None)
+    for command in (["mini", "x.jsonl"], ["mini-fast", "x.jsonl"], ["small-world"]):
+        done = CliRunner().invoke(app, ["train", *command, "--out", str(tmp_path / "new")])
+        assert isinstance(done.exception, MissingExtraError)
+        assert "'matplotlib' is not installed" in str(done.exception)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_blank_passage_is_left_out_of_the_thresholds(base):
+    model, tokenizer = load_encoder(base, device="cpu", dtype="float32")
+    scorer = Mini(trained.TrainedEncoder(mini_weights.untrained(model, layers=(0, 1), n_dims=16), tokenizer))
+    given = next(examples(0, 1))
+    blank = replace(given, passages=(Passage("b", " \n"), *given.passages))
+    found, wanted = (calibrate(scorer, [Dataset("d", (one,))]) for one in (blank, given))
+    assert found == pytest.approx(wanted) != {}
+    assert calibrate(scorer, [Dataset("d", (replace(given, passages=(Passage("b", " "),)),))]) == {}

@@ -9,9 +9,10 @@ import pytest
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.records import Passage
-from ctxcompress_integrations.testing.tiny import tiny_tokenizer
+from ctxcompress_integrations.testing.tiny import tiny_encoder, tiny_tokenizer
+from ctxcompress_integrations.training import neighbours as nearby
 from ctxcompress_integrations.training.mini_data import batches, build, noisy
-from ctxcompress_integrations.training.neighbours import find_neighbours
+from ctxcompress_integrations.training.neighbours import find_neighbours, neighbours_of
 
 TEXT = "Ada was born in Rome. She wrote a book. It sold well."
 
@@ -55,6 +56,17 @@ def test_hops_need_all_and_bring_their_documents(tokenizer):
     assert len(question.passages) == 3
     assert question.positives == ((0, 0), (2, 0))
     assert list(data.of_passage) == [3]
+
+
+def test_halves_of_characters_are_replaced_and_offsets_stay(tokenizer):
+    odd = example(0, "Wh\ud800re?", TEXT.replace("She", "S\udc00e"))
+    data = build(
+        [replace(odd, passages=(Passage("0", odd.passages[0].text, metadata={"title": "\ud83d"}),))], tokenizer
+    )
+    assert data.questions[0].text == "Wh\ufffdre?"
+    assert data.questions[0].positives == ((0, 0),)
+    assert data.passages[0].text == TEXT.replace("She", "S\ufffde")
+    assert data.passages[0].title_ids == tokenizer("\ufffd", add_special_tokens=False)["input_ids"]
 
 
 def test_what_is_not_marked_is_left_out(tokenizer):
@@ -120,3 +132,17 @@ def test_noise_is_mild_and_never_blank():
             assert noisy(question, generator).strip()
     changed = sum(noisy(questions[-1], generator) != questions[-1] for _ in range(1000))
     assert 280 < changed < 440
+
+
+def test_neighbours_are_kept_for_the_same_data_and_base_only(tmp_path, monkeypatch):
+    (base, tokenizer), other = tiny_encoder(), tiny_encoder(seed=3)[0]
+    first, second = (build([example(i, text=f"{TEXT} {i + n}") for i in range(4)], tokenizer) for n in (0, 10))
+    kept, made = tmp_path / "x.neighbours", []
+    monkeypatch.setattr(nearby, "find_neighbours", lambda *given: made.append(1) or find_neighbours(*given))
+    for data, model, n_made in ((first, base, 1), (first, base, 1), (second, base, 2), (second, other, 3)):
+        found = neighbours_of(data, model, tokenizer, kept)
+        assert len(made) == n_made
+        assert found.shape == (4, 3)
+    kept.write_bytes(kept.read_bytes()[:-4])
+    assert np.array_equal(neighbours_of(second, other, tokenizer, kept), found)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.neighbours"]

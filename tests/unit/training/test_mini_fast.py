@@ -68,6 +68,23 @@ def test_a_model_that_loses_nothing_starts_where_the_whole_one_is(whole, tmp_pat
     assert all(torch.allclose(tensor.float(), theirs[name], atol=1e-2) for name, tensor in same.items())
 
 
+def test_a_checkpoint_of_other_data_or_another_model_is_not_mixed_in(whole, tmp_path):
+    base, weights = whole
+    rows, out, plan = list(examples(0, 10)), tmp_path / "x.safetensors", recipe(base, steps=4, eval_every=1)
+
+    def stop(progress):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_mini_fast(rows, out, plan, weights=weights, report=stop)
+    with pytest.raises(ValueError, match=r"another recipe \(data: "):
+        train_mini_fast(rows[1:], out, plan, weights=weights)
+    train_mini(rows, tmp_path / "other", Recipe(base=base, layers=(0, 1), n_frozen=0, n_dims=16, steps=1))
+    with pytest.raises(ValueError, match=r"another recipe \(followed: "):
+        train_mini_fast(rows, out, plan, weights=tmp_path / "other")
+
+
 def test_what_it_cannot_do_is_said(whole, tmp_path):
     base, weights = whole
     with pytest.raises(ValueError, match="keep must be in"):

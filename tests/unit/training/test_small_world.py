@@ -50,6 +50,17 @@ def test_every_lesson_runs_once_and_leaves_its_file(made):
         maker.train()
 
 
+def test_what_another_plan_has_made_is_not_taken(made, tmp_path):
+    folder, _, maker = made
+    for name in ("listings.safetensors", "text.safetensors", "small-world-reader.safetensors", maker.path("icae").name):
+        copied = tmp_path / name
+        copied.write_bytes((folder / name).read_bytes())
+        other = small_world.SmallWorld(tmp_path, replace(SHORT, seed=5), n_dev=2)
+        with pytest.raises(ValueError, match=rf"{name} belongs to another recipe \(seed: 0 there, 5 here\)"):
+            other.train()
+        copied.unlink()
+
+
 def test_listings_are_taught_again_until_they_are_learned(tmp_path, monkeypatch):
     monkeypatch.setattr(small_world_studies, "N_LISTINGS", 30)
     monkeypatch.setattr(small_world, "MOST_ROUNDS", 2)

@@ -20,10 +20,11 @@ from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_small_world
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match
-from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons, studies_of
+from ctxcompress_integrations.training.lessons import REPEAT, Lesson, Mix, Shown, Study, Task, lessons
 from ctxcompress_integrations.training.loop import TrainingError, finish
 from ctxcompress_integrations.training.script import fitted, script_of
 from ctxcompress_integrations.training.soft import Recipe, Stage, train_soft
+from ctxcompress_integrations.training.studies import studies_of
 from ctxcompress_integrations.training.superposed import Superposed, WordWeights
 from ctxcompress_integrations.training.teaching import Teaching
 
@@ -202,6 +203,32 @@ def test_a_checkpoint_of_another_recipe_is_not_mixed_in(tmp_path):
         train_soft(model, tokenizer, data, tmp_path / "x", recipe(lr=1e-3), summarizers=[made])
 
 
+def test_a_checkpoint_of_other_data_another_reader_or_other_summarizers_is_not_mixed_in(tmp_path):
+    model, tokenizer = tiny_small_world()
+    splicer = Splicer(model.get_input_embeddings(), tokenizer)
+    made, data = SUMMARIZERS["pooled"](model, tokenizer), studies(splicer)
+    train_soft(model, tokenizer, data, tmp_path / "x", recipe(), summarizers=[made])
+    other, its = tiny_small_world(seed=3)
+    example = Superposed(model, tokenizer, weights_of(model), segment_tokens=2)
+    for what, given, changes in (
+        ("data", (model, tokenizer, studies(splicer, 23)), {"summarizers": [made]}),
+        ("reader", (other, its, data), {"summarizers": [SUMMARIZERS["pooled"](other, its)]}),
+        (
+            r"summarizers\.0\.align: 'tokens' there, 'sentences' here",
+            (model, tokenizer, data),
+            {"summarizers": [made.changed(align="sentences")]},
+        ),
+        (r"summarizers\.0\.name", (model, tokenizer, data), {"summarizers": [SUMMARIZERS["icae"](model, tokenizer)]}),
+        (r"example\.name", (model, tokenizer, data), {"summarizers": [made], "example": example}),
+    ):
+        with pytest.raises(ValueError, match=rf"another recipe \(.*{what}"):
+            train_soft(*given, tmp_path / "x", recipe(), **changes)
+    four, three = (Icae.untrained(model, tokenizer, n_memory=n, rank=2, layers=("query",)) for n in (4, 3))
+    train_soft(model, tokenizer, data, tmp_path / "y", recipe(), summarizers=[four])
+    with pytest.raises(ValueError, match=r"\(summarizers\.0\.module\.n_memory: 4 there, 3 here\)"):
+        train_soft(model, tokenizer, data, tmp_path / "y", recipe(), summarizers=[three])
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     model, tokenizer = tiny_small_world()
     made, data = SUMMARIZERS["pooled"](model, tokenizer), studies(Splicer(model.get_input_embeddings(), tokenizer))
@@ -252,6 +279,14 @@ def test_what_cannot_learn_is_refused(tmp_path):
     gemma, its = tiny_decoder("gemma2")
     with pytest.raises(UnsupportedModelError, match="caps its logits"):
         train_soft(gemma, its, [], tmp_path / "x", recipe(reader_lr=1.0))
+    llama, its = tiny_decoder()
+    for field in ("logits_scaling", "logit_scale"):  # Granite's and Cohere's
+        setattr(llama.config, field, 8.0)
+        with pytest.raises(UnsupportedModelError, match=rf"scales its logits \({field}=8.0\)"):
+            train_soft(llama, its, [], tmp_path / "x", recipe(reader_lr=1.0))
+        setattr(llama.config, field, 1.0)
+    with pytest.raises(ValueError, match="0 usable passages"):
+        train_soft(llama, its, [], tmp_path / "x", recipe(reader_lr=1.0))
 
 
 @pytest.mark.parametrize("learns", [True, False])
