@@ -52,6 +52,7 @@ class Group:
     Attributes:
         lr: peak learning rate; constant where ``is_scheduled`` is False, and then gradients are not clipped either.
         maximize: the loss is climbed (Lagrange multipliers).
+        betas: how long AdamW remembers gradients and their squares.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -59,11 +60,12 @@ class Group:
     weight_decay: float = 0.0
     is_scheduled: bool = True
     maximize: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def as_argument(self) -> dict[str, Any]:
         """As optimizers take it."""
-        parameters, rest = list(self.parameters), {"weight_decay": self.weight_decay, "maximize": self.maximize}
-        return {"params": parameters, "lr": self.lr, **rest}
+        rest = {"weight_decay": self.weight_decay, "maximize": self.maximize, "betas": self.betas}
+        return {"params": list(self.parameters), "lr": self.lr, **rest}
 
 
 class Learner(nn.Module):
