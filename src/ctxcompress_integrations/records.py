@@ -60,9 +60,9 @@ class Relevance:
     Attributes:
         offsets: int64 ``[n, 2]``, characters of each context token in the passage; ascending, may overlap
             (byte-level tokens that share one character).
-        scores: float32 ``[n]``, relevance of each token: what phrases are chosen by and what the heat map shows.
-        evidence: float32 ``[q, n]`` or None: what each query token found in each context token. A sentence is worth
-            the sum over query tokens of its best match; None means one row equal to ``scores`` (QUITO's single
+        scores: float32 ``[n]``, finite: relevance of each token, by which phrases are chosen and the heat map is drawn.
+        evidence: float32 ``[q, n]``, finite, or None: what each query token found in each context token. A sentence is
+            worth the sum over query tokens of its best match; None means one row equal to ``scores`` (QUITO's single
             trigger token), for which the same rule is QUITO's maximum over the sentence.
         weight: factor that makes this passage's scores comparable with those of the other passages of the request.
     """
