@@ -50,7 +50,7 @@ from ctxcompress_integrations.training.mini_data import (
     batches,
     build,
     noisy,
-    tokenized,
+    training_passages,
 )
 from ctxcompress_integrations.training.neighbours import neighbours_of
 
@@ -227,7 +227,7 @@ class DesignScorer(RequestScorer):
 
     @torch.no_grad()
     def _score_request(self, request: ScoreRequest) -> list[Relevance]:
-        passages = tokenized([Passage(str(i), text) for i, text in enumerate(request.texts)], self.tokenizer)
+        passages = training_passages([Passage(str(i), text) for i, text in enumerate(request.texts)], self.tokenizer)
         ids = self.tokenizer([request.query], truncation=True, max_length=MAX_QUESTION_TOKENS)["input_ids"]
         with torch.autocast("cpu", torch.bfloat16):
             found = self.design(ids, passages, [(0, i) for i in range(len(passages))])

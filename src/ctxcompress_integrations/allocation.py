@@ -66,6 +66,12 @@ class Allocation:
     n_positions: int
 
 
+def check_form(form: str) -> None:
+    """``ValueError`` for a form that passages cannot travel in."""
+    if form not in get_args(Allowed):
+        raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
+
+
 def allocate(
     result: CompressionResult,
     summaries: Mapping[str, SummaryVectors],
@@ -88,8 +94,7 @@ def allocate(
         ValueError: a budget below 1 or an unknown form.
     """
     budget = None if budget is None else whole("budget", budget)
-    if form not in get_args(Allowed):
-        raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
+    check_form(form)
     retrieved = _Set(result, summaries, Meter(as_counter(count_tokens)), form)
     return retrieved.unbounded() if budget is None else retrieved.within(budget)
 

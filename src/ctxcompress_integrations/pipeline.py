@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack, get_args
+from typing import TYPE_CHECKING, Unpack
 
 from ctxcompress_integrations._numbers import whole
-from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, label, pruned_within
+from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, check_form, label, pruned_within
 from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.options import OptionArguments
 from ctxcompress_integrations.readers.base import Reader
@@ -115,8 +115,7 @@ class Pipeline:
         form: Allowed = "mixed",
         max_new_tokens: int = 128,
     ) -> None:
-        if form not in get_args(Allowed):
-            raise ValueError(f"form must be one of {', '.join(get_args(Allowed))}, got {form!r}")
+        check_form(form)
         if reader_budget is not None:
             reader_budget = whole("reader_budget", reader_budget)
             if not (isinstance(reader, Reader) and reader.counts_tokens):

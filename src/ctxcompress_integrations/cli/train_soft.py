@@ -98,7 +98,8 @@ def lloco(
     """Teach an adapter to answer from the summaries that an index holds, and tell the index of it."""
     from ctxcompress_integrations.hf.load import load_decoder
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
-    from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
+    from ctxcompress_integrations.training.lloco import train_lloco
+    from ctxcompress_integrations.training.lloco_course import LlocoRecipe
     from ctxcompress_integrations.training.processes import is_main
 
     _check_parent(out)

@@ -33,10 +33,9 @@ class Database:
             raise damaged(self._path, "is missing")
         if all(_is_cut_short(self._path) for _ in range(2)):  # twice: a writer may be shrinking it this very moment
             raise damaged(self._path, "is cut short")
-        self._frozen = None  # the file as it was, where SQLite will not look whether it changed
+        stamp = _stamp(self._path)  # before the mode: what is written in between shows as a change
         mode = _mode(self._path, is_read_only=self._is_read_only)
-        if mode == IMMUTABLE:
-            self._frozen = _stamp(self._path)
+        self._frozen = stamp if mode == IMMUTABLE else None  # SQLite will not look whether it changed
         with self._guard():
             self._db = sqlite3.connect(
                 f"{self._path.resolve().as_uri()}?mode={mode}",

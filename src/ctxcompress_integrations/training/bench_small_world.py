@@ -28,7 +28,8 @@ from ctxcompress_integrations.summarizers import load_summarizer
 from ctxcompress_integrations.summarizers.token_summarizer import TokenSummarizer
 from ctxcompress_integrations.training import world
 from ctxcompress_integrations.training.exact import exact_match, is_exact
-from ctxcompress_integrations.training.lloco import LlocoRecipe, train_lloco
+from ctxcompress_integrations.training.lloco import train_lloco
+from ctxcompress_integrations.training.lloco_course import LlocoRecipe
 from ctxcompress_integrations.training.small_world import part_file
 from ctxcompress_integrations.training.small_world_plan import PARTS, TIGHT
 from ctxcompress_integrations.training.small_world_studies import among, asked

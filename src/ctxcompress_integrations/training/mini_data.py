@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
+from ctxcompress_integrations.hf.encoder import tokenized
 from ctxcompress_integrations.hf.trained import title_ids
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment, well_formed
@@ -122,7 +123,7 @@ def build(examples: Sequence[Example], tokenizer: Any) -> TrainingSet:
             continue
         used = range(len(example.passages)) if is_multi else [marks[0].passage]
         wanted.append((example, [numbered(example.passages[i]) for i in used], marks))
-    data.passages = tokenized(found, tokenizer)
+    data.passages = training_passages(found, tokenizer)
     for example, used, marks in wanted:
         is_multi = len(used) > 1
         places = {mark: used[mark.passage] if is_multi else used[0] for mark in marks}
@@ -215,18 +216,12 @@ def _clusters(
     return clusters
 
 
-def tokenized(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]:
+def training_passages(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]:
     """Passages cut at ``MAX_TOKENS``, with the sentence of each token."""
     if not found:
         return []
     texts = [well_formed(passage.text) for passage in found]
-    encoded = tokenizer(
-        texts,
-        truncation=True,
-        max_length=MAX_TOKENS,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
+    encoded = tokenized(tokenizer, texts, MAX_TOKENS, return_offsets_mapping=True)
     titles = title_ids(tokenizer, [well_formed(passage.title) for passage in found])
     passages = []
     for text, title, ids, offsets, special in zip(

@@ -16,14 +16,8 @@ from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.summarizers.pooled import Pooled
 from ctxcompress_integrations.testing.tiny import tiny_decoder, tiny_small_world
 from ctxcompress_integrations.training.lessons import Lesson, Shown, Task
-from ctxcompress_integrations.training.lloco import (
-    CARD,
-    LlocoCourse,
-    LlocoRecipe,
-    StoredVectors,
-    record_adapter,
-    train_lloco,
-)
+from ctxcompress_integrations.training.lloco import CARD, record_adapter, train_lloco
+from ctxcompress_integrations.training.lloco_course import LlocoCourse, LlocoRecipe, StoredVectors
 
 pytest.importorskip("faiss")
 PROMPT = "{context} Q: {question} A:"
