@@ -2,8 +2,8 @@
 
 Seven of twelve heads and a quarter of the neurons of every layer are kept (``nn/thin_encoder.py``). Then that is
 distilled: its states follow the whole model's layer by layer (TinyBERT, arXiv:1909.10351), its token vectors and its
-ranking of sentences the whole model's. No label is read: what the whole model thinks of a question is all there is to
-learn.
+ranking of sentences the whole model's. Beside that it learns, with less weight, which sentences and tokens answer, as
+the whole model did.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +22,7 @@ from ctxcompress_integrations.hf import mini_weights, trained
 from ctxcompress_integrations.hf.device import resolve_device
 from ctxcompress_integrations.hf.digest import weights_digest
 from ctxcompress_integrations.hf.load import MINI, load_encoder
-from ctxcompress_integrations.nn.late_interaction import LateInteraction
+from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.nn.thin_encoder import thinned
 from ctxcompress_integrations.scorers.mini import SHIPPED, Mini
@@ -32,12 +30,16 @@ from ctxcompress_integrations.training.calibration import calibrate
 from ctxcompress_integrations.training.loop import Group, Learner, Losses, Progress, finish, run
 from ctxcompress_integrations.training.mini import MiniCourse, card_of, dev_point
 from ctxcompress_integrations.training.mini_batch import Matches, Texts, matched, texts_of
-from ctxcompress_integrations.training.mini_data import N_NEIGHBOURS, Batch, TrainingSet, batches, build
+from ctxcompress_integrations.training.mini_data import Batch, TrainingSet, batches, build
+from ctxcompress_integrations.training.mini_loss import sentence_losses, token_loss
+from ctxcompress_integrations.training.neighbours import neighbours_of
 from ctxcompress_integrations.training.processes import on_main
 
 SCALE = 25.0
 """Turns scores into logits; the whole model's training starts from 20."""
-WEIGHTS = {"layers": 1.0, "vectors": 4.0, "pooled": 4.0, "weights": 1.0, "scores": 1.0}
+FOLLOWING = {"layers": 0.5, "vectors": 4.0, "pooled": 4.0, "weights": 1.0, "scores": 1.5}
+ANSWERING = {"among_all": 0.25, "in_passage": 0.25, "answerable": 0.12, "token": 0.05}
+WEIGHTS = FOLLOWING | ANSWERING
 N_FITTED = 300
 """Passages, evenly spread, that decide which heads and neurons stay."""
 
@@ -49,15 +51,17 @@ class Recipe:
     Attributes:
         base: the encoder that the followed model was trained on.
         n_heads, n_inner: of every layer.
-        lr: peak learning rate; linear warm-up and decay.
+        lr, head_lr: peak learning rates of the model, and of the scales that only training needs; linear warm-up and
+            decay.
         eval_every: steps between two points of the dev curve, and between checkpoints.
     """
 
     base: str = MINI
     n_heads: int = 7
     n_inner: int = 384
-    steps: int = 3000
+    steps: int = 8000
     lr: float = 4e-4
+    head_lr: float = 1e-3
     warm_up: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -100,22 +104,25 @@ def train_mini_fast(
     data = build(examples, tokenizer)
     if not data.of_passage:
         raise ValueError(f"none of the {len(examples)} examples has a marked answer or supporting sentence")
-    model = _start(whole, data, recipe).to(target)
+    neighbours = neighbours_of(data, base.to(target), tokenizer, out.with_name(out.name + ".neighbours"))
+    model, head = _start(whole, data, recipe).to(target), TrainingHead().to(target)
     whole.to(target)
     scorer = Mini(trained.TrainedEncoder(model.eval(), tokenizer), cache_bytes=0, has_bridges=True)
 
     def losses(batch: Batch, generator: random.Random) -> Losses:
-        return following(model, whole, texts_of(data, batch, tokenizer, generator, target))
+        texts = texts_of(data, batch, tokenizer, generator, target)
+        found, matches = following(model, whole, texts)
+        return {**found, **answering(matches, head, data, batch, texts)}
 
     course = MiniCourse(
         recipe,
-        batches(data, _following_in_file(len(data.passages)), seed=recipe.seed),
+        batches(data, neighbours, seed=recipe.seed),
         total,
         {"data": data.digest, "base_sha256": digest, "followed": weights_digest(whole)},
     )
     progress = run(
-        Learner({"model": model}, losses),
-        _groups(model, recipe),
+        Learner({"model": model, "head": head}, losses),
+        _groups(model, head, recipe),
         course,
         out,
         measure=lambda: dev_point(scorer, dev),
@@ -130,8 +137,8 @@ def train_mini_fast(
     return scorer
 
 
-def following(model: LateInteraction, whole: LateInteraction, texts: Texts) -> Losses:
-    """How far the thin model is from the whole one on a batch.
+def following(model: LateInteraction, whole: LateInteraction, texts: Texts) -> tuple[Losses, Matches]:
+    """How far the thin model is from the whole one on a batch, and what the thin one says of it.
 
     Returns:
         ``layers``: squared distance of the states after each layer, as a share of the states' own square; ``vectors``
@@ -144,7 +151,7 @@ def following(model: LateInteraction, whole: LateInteraction, texts: Texts) -> L
         found = _states(model, texts)
     far = [(ours - theirs).square().mean() / theirs.square().mean() for ours, theirs in zip(found, wanted, strict=True)]
     ours, theirs = matched(model, found[-1], texts), matched(whole, wanted[-1], texts)
-    return {
+    losses = {
         "layers": torch.stack(far).mean(),
         "vectors": torch.stack(
             [(1 - _cosine(a, b)).mean() for a, b in zip(ours.vectors, theirs.vectors, strict=True)]
@@ -154,6 +161,17 @@ def following(model: LateInteraction, whole: LateInteraction, texts: Texts) -> L
         + (ours.shares - theirs.shares).square().mean(),
         "scores": _divergence(ours, theirs),
     }
+    return losses, ours
+
+
+def answering(matches: Matches, head: TrainingHead, data: TrainingSet, batch: Batch, texts: Texts) -> Losses:
+    """``among_all``, ``in_passage``, ``answerable`` and ``token``, as the whole model learned them
+    (:class:`~ctxcompress_integrations.training.mini_loss.Losses`).
+    """
+    questions, layout = texts.questions, texts.layout
+    of_sentences = sentence_losses(matches.scores, head, questions, data, batch, layout)
+    of_tokens = token_loss(matches.triggers * head.token_scale.exp(), questions, data, layout)
+    return dict(zip(ANSWERING, (*of_sentences, of_tokens), strict=True))
 
 
 def total(losses: Losses) -> Tensor:
@@ -197,14 +215,9 @@ def _start(whole: LateInteraction, data: TrainingSet, recipe: Recipe) -> LateInt
     return model
 
 
-def _groups(model: LateInteraction, recipe: Recipe) -> list[Group]:
+def _groups(model: LateInteraction, head: TrainingHead, recipe: Recipe) -> list[Group]:
     encoder = model.encoder
     for module in (encoder.words, encoder.positions, encoder.norm):
         module.requires_grad_(False)
-    return [Group([p for p in model.parameters() if p.requires_grad], recipe.lr, recipe.weight_decay)]
-
-
-def _following_in_file(n: int) -> NDArray[np.int64]:
-    """int64 ``[n, N_NEIGHBOURS]``: what follows each passage in its file, often from the same article."""
-    found: NDArray[np.int64] = (np.arange(n)[:, None] + np.arange(1, N_NEIGHBOURS + 1)) % n
-    return found
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return [Group(learning, recipe.lr, recipe.weight_decay), Group(list(head.parameters()), recipe.head_lr)]

@@ -81,7 +81,7 @@ def batch_losses(
     drift = 1 - (found.pooled * torch.stack([mean_vector(s) for s in of_base])).sum(dim=-1)
     return Losses(
         *sentence_losses(found.scores, head, texts.questions, data, batch, texts.layout),
-        _token_loss(found.triggers * head.token_scale.exp(), texts.questions, data, texts.layout),
+        token_loss(found.triggers * head.token_scale.exp(), texts.questions, data, texts.layout),
         drift.mean(),
     )
 
@@ -127,8 +127,8 @@ def _choice(logits: Tensor, positive: Tensor, among: Tensor, needs_all: Tensor) 
     return torch.where(needs_all, each, any_of)
 
 
-def _token_loss(logits: Tensor, questions: Sequence[TrainingQuestion], data: TrainingSet, layout: Layout) -> Tensor:
-    """``logits`` ``[questions, n]`` of the triggers; 0 when no answer of the batch is marked."""
+def token_loss(logits: Tensor, questions: Sequence[TrainingQuestion], data: TrainingSet, layout: Layout) -> Tensor:
+    """``token`` from ``logits`` ``[questions, n]`` of the triggers; 0 when no answer of the batch is marked."""
     inside, answer = (torch.zeros(logits.shape, dtype=torch.bool) for _ in range(2))
     for row, question in enumerate(questions):
         number = question.passages[0]
