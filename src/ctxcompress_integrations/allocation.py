@@ -14,7 +14,7 @@ without its opinion, the order of retrieval. Passages travel in that order, numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -31,9 +31,12 @@ from ctxcompress_integrations.text.parts import Part, count_positions
 Allowed: TypeAlias = Literal["mixed", "text", "vectors"]
 LEAST_TEXT = 24
 """Tokens for which passages are pruned beside vectors: about a sentence."""
+MAX_ROOMS = 8
+"""Compressions of one request that look for the room beside labels."""
 Form: TypeAlias = Literal["left out", "vectors", "pruned", "full"]
 FORMS: tuple[Form, ...] = get_args(Form)
 """Poorest first."""
+Piece: TypeAlias = tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,19 @@ class Allocation:
 
     Attributes:
         shares: of each passage, in order of retrieval.
-        parts: texts and vectors, numbered "[1] Title: ..." by place in the retrieved set, a blank line between.
-        n_positions: that the parts take, counted exactly; at most the budget.
+        pieces: of each passage, what it travels as: "[1] Title: ...", numbered by its place in the retrieved set, its
+            vectors after it; empty when it was left out.
+        n_positions: that :attr:`parts` take, counted exactly; at most the budget.
     """
 
     shares: tuple[Share, ...]
-    parts: tuple[Part, ...]
+    pieces: tuple[Piece, ...]
     n_positions: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The pieces, a blank line between."""
+        return joined(self.pieces)
 
 
 def check_form(form: str) -> None:
@@ -108,9 +117,12 @@ def pruned_within(
 ) -> CompressionResult:
     """What a compressor keeps when labels and vectors have taken their share of the budget: input for :func:`allocate`.
 
+    A wider room lets more passages in, and their labels narrow it again: it is tried from what the fewest labels leave,
+    down to what those of the passages that were kept leave.
+
     Args:
         budget: reader positions for all of it.
-        compress: a token budget -> the passages, compressed to it; called twice.
+        compress: a token budget -> the passages, compressed to it; called at most ``MAX_ROOMS`` times.
         passages: as retrieved.
         summaries: vectors by passage id; a passage that becomes text gives its vectors back.
         count_tokens: the reader's.
@@ -130,13 +142,27 @@ def pruned_within(
     if summaries and room < LEAST_TEXT:  # a few words say less than the vectors that they would replace
         nothing = [replace(p, text="", spans=()) for p in careful.passages]
         return replace(careful, passages=nothing, n_tokens_out=0)
-    generous = compress(left(used(careful)))
-    return generous if generous.n_tokens_out <= left(used(generous)) else careful
+    room = left(used(careful))
+    for _ in range(MAX_ROOMS - 1):
+        wide = compress(room)
+        room = left(used(wide))
+        if wide.n_tokens_out <= room:
+            return max(careful, wide, key=lambda result: result.n_tokens_out)
+    return careful
 
 
 def label(number: int, title: str) -> str:
     """What stands before a passage: "[2] " or "[2] Title: "."""
     return f"[{number}] {title}: " if title else f"[{number}] "
+
+
+def joined(pieces: Iterable[Piece]) -> tuple[Part, ...]:
+    """Pieces as parts of a prompt, a blank line between; empty ones are left out."""
+    parts: list[Part] = [""]
+    for text, *vectors in filter(None, pieces):
+        parts[-1] = f"{parts[-1]}{PASSAGE_SEPARATOR if len(parts) > 1 or parts[0] else ''}{text}"
+        parts += [*vectors, ""] if vectors else []
+    return tuple(part for part in parts if part)
 
 
 class _Set:
@@ -167,7 +193,8 @@ class _Set:
     def _allocation(self, forms: Sequence[Form]) -> Allocation:
         costs = [self._cost(i, form) for i, form in enumerate(forms)]
         shares = map(Share, (p.id for p in self.passages), forms, costs)
-        return Allocation(tuple(shares), self._parts(forms), self._count(forms))
+        pieces = map(self._piece, range(len(forms)), forms)
+        return Allocation(tuple(shares), tuple(pieces), self._count(forms))
 
     def _states(self) -> Iterator[list[Form]]:
         forms: list[Form] = ["left out"] * len(self.passages)
@@ -204,16 +231,15 @@ class _Set:
             cheap += [f for f, text in texts.items() if text and self._cost(i, f) <= self._cost(i, "vectors")]
         return cheap[-1]
 
-    def _piece(self, i: int, form: Form) -> tuple[str, SummaryVectors | None]:
-        passage = self.passages[i]
-        text = {"pruned": passage.text, "full": passage.original}.get(form, "")
-        return label(i + 1, passage.title) + text, self.vectors[i] if form == "vectors" else None
+    def _piece(self, i: int, form: Form) -> Piece:
+        if form == "left out":
+            return ()
+        passage, vectors = self.passages[i], self.vectors[i]
+        text = label(i + 1, passage.title) + {"pruned": passage.text, "full": passage.original}.get(form, "")
+        return (text,) if form != "vectors" or vectors is None else (text, vectors)
 
     def _cost(self, i: int, form: Form) -> int:
-        if form == "left out":
-            return 0
-        text, vectors = self._piece(i, form)
-        return self.meter.count(text) + (vectors.n_vectors if vectors else 0)
+        return count_positions(self._piece(i, form), self.meter.count)
 
     def _sum(self, forms: Sequence[Form]) -> int:
         """Positions of the passages counted one by one: quick, and seldom less than :meth:`_count`."""
@@ -221,14 +247,4 @@ class _Set:
         return sum(self._cost(i, form) for i, form in enumerate(forms)) + n_separators * self.meter.separator
 
     def _count(self, forms: Sequence[Form]) -> int:
-        return count_positions(self._parts(forms), self.meter.count)
-
-    def _parts(self, forms: Sequence[Form]) -> tuple[Part, ...]:
-        parts: list[Part] = [""]
-        for i, form in enumerate(forms):
-            if form == "left out":
-                continue
-            text, vectors = self._piece(i, form)
-            parts[-1] = f"{parts[-1]}{PASSAGE_SEPARATOR if len(parts) > 1 or parts[0] else ''}{text}"
-            parts += [vectors, ""] if vectors else []
-        return tuple(part for part in parts if part)
+        return count_positions(joined(map(self._piece, range(len(forms)), forms)), self.meter.count)

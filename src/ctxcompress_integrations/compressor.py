@@ -167,13 +167,13 @@ class TextCompressor:
         for i, (request, meter) in enumerate(zip(requests, meters, strict=True)):
             begun = time.perf_counter()
             relevances, is_cached = found.get(i, (None, False))
-            passages = untouched(request)
+            passages = untouched(request.passages)
             if relevances is not None:
                 passages = pruned(request, relevances, meter, budgets[i][1], sigma=self.scorer.sigma)
             n_in = meter.joined([p.text for p in request.passages])
             n_out = meter.joined([p.text for p in passages])
             if n_out > n_in and request.options.token_budget is None:  # a tokenizer for which less text is more tokens
-                passages, n_out = untouched(request), n_in
+                passages, n_out = untouched(request.passages), n_in
             seconds = shared + time.perf_counter() - begun
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
         return results

@@ -7,23 +7,25 @@ index holds for it: the key travels through the host, the tensor never does.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from ctxcompress_integrations.allocation import Allocation, allocate, pruned_within
 from ctxcompress_integrations.compressor import TextCompressor
+from ctxcompress_integrations.host_figures import KEY, with_figures
 from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.loading import Shared
 from ctxcompress_integrations.lookup import vectors_for
+from ctxcompress_integrations.pruning import untouched
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors
 
-KEY = "ctxcompress"
 SUMMARY = "summary"
 
 
@@ -47,15 +49,17 @@ def shared_reader(key: ReaderKey) -> Reader:
     )
 
 
-def with_figures(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a passage's metadata with figures under the package's one key, beside what stands there."""
-    ours = metadata.get(KEY)
-    return {**metadata, KEY: {**(ours if isinstance(ours, Mapping) else {}), **figures}}
-
-
 def with_summary_key(metadata: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
-    """A copy of a found passage's metadata that says whose vectors the index holds for it; None changes nothing."""
-    return dict(metadata) if fingerprint is None else with_figures(metadata, {SUMMARY: fingerprint})
+    """A copy of a found passage's metadata that says whose vectors the index holds for it; None for nobody's, whatever
+    the passage says of itself.
+    """
+    if fingerprint is not None:
+        return with_figures(metadata, {SUMMARY: fingerprint})
+    ours = metadata.get(KEY)
+    if not isinstance(ours, Mapping) or SUMMARY not in ours:
+        return dict(metadata)
+    left = {name: value for name, value in ours.items() if name != SUMMARY}
+    return {name: value for name, value in metadata.items() if name != KEY} | ({KEY: left} if left else {})
 
 
 def summary_key(metadata: Mapping[str, Any]) -> str | None:
@@ -65,49 +69,65 @@ def summary_key(metadata: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def arrange(
-    passages: Sequence[Passage],
-    query: str,
-    *,
-    reader: Reader,
-    index: CompressedIndex | None,
-    compressor: TextCompressor,
-    budget: int | None,
-    on_miss: Summarizes | None = None,
-) -> Allocation:
-    """Decide in which form each retrieved passage is read.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Decides in which form retrieved passages are read.
 
-    Args:
-        passages: as they were retrieved, with the index's ids ("" where there is none); those whose metadata carry a
-            summary's key may travel as vectors, the others travel as text.
-        query: what the compressor prunes for.
+    Attributes:
         reader: what counts the positions; one that reads text only gets text.
         index: that holds the vectors.
-        compressor: what ranks and prunes under a budget; without a budget it is not used.
-        budget: reader positions for all passages; None for vectors wherever there are any, and whole texts elsewhere.
+        compressor: brings what ranks and prunes under a budget, and counts where the reader does not; else it is not
+            called.
+        budget: reader positions for all passages of a request; None for vectors wherever there are any, and whole texts
+            elsewhere.
         on_miss: summarizer for passages with a key for which the index has no vectors.
-
-    Returns:
-        The passages under their numbers in ``passages``, "0", "1", ...
-
-    Raises:
-        ValueError: a passage has the key of a summary, the reader reads vectors, and there is no index.
-        SummaryMismatchError: the index holds summaries of other summarizers only.
     """
-    _warn_once(reader, passages)
-    summaries = _summaries(passages, reader, index, on_miss)
-    numbered = [replace(passage, id=str(number)) for number, passage in enumerate(passages)]  # hosts repeat ids
-    can_do_without = budget is None and not reader.counts_tokens
-    count_tokens = compressor.scorer.count_tokens if can_do_without else reader.count_tokens
-    if budget is None:
-        result = compressor.compress(numbered, query, keep_ratio=1.0, count_tokens=count_tokens)
-    else:
 
-        def compress(room: int) -> CompressionResult:
-            return compressor.compress(numbered, query, token_budget=room, count_tokens=count_tokens)
+    reader: Reader
+    index: CompressedIndex | None
+    compressor: Callable[[], TextCompressor]
+    budget: int | None
+    on_miss: Summarizes | None = None
 
-        result = pruned_within(budget, compress, numbered, summaries, count_tokens)
-    return allocate(result, summaries, budget=budget, count_tokens=count_tokens)
+    def arrange(self, passages: Sequence[Passage], query: str) -> Allocation:
+        """Each passage in its form, under its number in ``passages``, "0", "1", ...
+
+        Args:
+            passages: as they were retrieved, with the index's ids ("" where there is none); those whose metadata carry
+                a summary's key may travel as vectors, the others travel as text.
+            query: what the compressor prunes for.
+
+        Raises:
+            ValueError: a passage has the key of a summary, the reader reads vectors, and there is no index.
+            SummaryMismatchError: the index holds summaries of other summarizers only.
+        """
+        _warn_once(self.reader, passages)
+        summaries = _summaries(passages, self.reader, self.index, self.on_miss)
+        numbered = _numbered(passages)
+        can_count = self.budget is not None or self.reader.counts_tokens
+        count_tokens = self.reader.count_tokens if can_count else self.compressor().scorer.count_tokens
+        if self.budget is None:
+            result = CompressionResult(query, untouched(numbered), 0, 0)
+        else:
+            compressor = self.compressor()
+
+            def compress(room: int) -> CompressionResult:
+                return compressor.compress(numbered, query, token_budget=room, count_tokens=count_tokens)
+
+            result = pruned_within(self.budget, compress, numbered, summaries, count_tokens)
+        return allocate(result, summaries, budget=self.budget, count_tokens=count_tokens)
+
+    async def aarrange(self, passages: Sequence[Passage], query: str) -> Allocation:
+        """:meth:`arrange` off the event loop; what is scored at the same time shares batches."""
+        if self.budget is not None and sum(self.reader.count_tokens(p.text) for p in passages) > self.budget:
+            compressor = await asyncio.to_thread(self.compressor)
+            await compressor.acompress(_numbered(passages), query, threshold=float("-inf"))  # its scores are remembered
+        return await asyncio.to_thread(self.arrange, passages, query)
+
+
+def _numbered(passages: Sequence[Passage]) -> list[Passage]:
+    """Hosts repeat ids."""
+    return [replace(passage, id=str(number)) for number, passage in enumerate(passages)]
 
 
 def _summaries(

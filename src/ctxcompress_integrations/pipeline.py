@@ -212,7 +212,9 @@ class Pipeline:
                 limited: OptionArguments = {**pruning, "count_tokens": count_tokens, "token_budget": room}
                 return self.compressor.compress_many([(found, query)], **limited)[0]
 
+            started = time.perf_counter()
             result = pruned_within(self.reader_budget, compress, found, vectors, count_tokens)
+            answer = replace(answer, seconds_compress=answer.seconds_compress + time.perf_counter() - started)
         allocation = allocate(result, vectors, budget=self.reader_budget, count_tokens=count_tokens, form=self.form)
         return replace(answer, result=result, allocation=allocation)
 

@@ -43,11 +43,11 @@ def budget_of(request: Request, meter: Meter) -> tuple[int, int | None]:
     return meter.total(texts), options.token_budget
 
 
-def untouched(request: Request) -> list[CompressedPassage]:
+def untouched(passages: Sequence[Passage]) -> list[CompressedPassage]:
     """The passages as they came."""
     return [
         CompressedPassage(p.id, p.text, (Span(0, len(p.text)),) if p.text else (), p.score, p.metadata, p.text)
-        for p in request.passages
+        for p in passages
     ]
 
 

@@ -14,6 +14,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
 from ctxcompress_integrations import TextCompressor, load_compressor
@@ -342,3 +343,51 @@ async def test_retriever_takes_whatever_runs_like_one(retriever):
         assert made.invoke(QUERY)[0].page_content == want
         assert (await made.ainvoke(QUERY))[0].page_content == want
         assert len(made.invoke(QUERY, k=1)) <= 1
+
+
+class Picky(BaseRetriever):
+    def _get_relevant_documents(self, query, *, run_manager, language="en"):
+        return [Document(page_content=text) for text in ("one", "two", "three")]
+
+
+def test_a_retriever_gets_only_what_it_takes(compressor):
+    made = CompressedRetriever(retriever=Picky(), compressor=compressor, k=2)
+    assert [d.page_content for d in made.invoke("one")] == ["one"]
+    assert [d.page_content for d in made.invoke("one two", k=1)] == ["one"]
+
+
+def test_a_field_that_no_retriever_has_or_no_request_could_use_is_refused(compressor):
+    with pytest.raises(ValueError, match="keep_ratio"):
+        CompressedRetriever(retriever=Picky(), keep_ratio=0.1)
+    made = CompressedRetriever(retriever=Picky(), compressor=compressor)
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        made.k = 0
+
+
+def test_citations_point_at_the_source_after_a_second_compression():
+    text = "Cats sleep all day. Rain fell in May.\n\nThe tower is 330 metres tall. It was built in 1889."
+    first = ContextDocumentCompressor(method="lexical", keep_ratio=0.6)
+    second = ContextDocumentCompressor(method="lexical", keep_ratio=0.5)
+    once = first.compress_documents([Document(page_content=text)], "tower metres built 1889")
+    (document,) = second.compress_documents(once, "tower metres tall")
+    figures = document.metadata["ctxcompress"]
+    assert "".join(text[start:end] for start, end in figures["spans"]) == document.page_content != once[0].page_content
+    assert figures["n_chars_in"] == len(text)
+
+
+def test_documents_keep_their_kind_and_their_fields(compressor):
+    class Article(Document):
+        author: str
+
+    (found,) = compressor.compress_documents([Article(page_content=TEXTS[0], author="Ada")], QUERY)
+    assert (type(found), found.author) == (Article, "Ada")
+
+
+def test_texts_that_cannot_be_stored_leave_no_index_behind(tmp_path):
+    embedding = DeterministicFakeEmbedding(size=4)
+    where = {"path": tmp_path / "x.index"}
+    with pytest.raises(ValueError, match="what JSON cannot"):
+        CompressedIndexVectorStore.from_texts(["a"], embedding, [{"when": np.datetime64("2020-01-01")}], **where)
+    store = CompressedIndexVectorStore.from_texts(["a"], embedding, [{"when": "2020"}], **where)
+    assert store.similarity_search("a", k=1)[0].metadata == {"when": "2020"}
+    store.index.close()

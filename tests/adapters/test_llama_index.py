@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -157,6 +158,17 @@ def test_what_was_kept_is_found_in_the_source_document(postprocessor):
     assert found.end_char_idx == len(source)
 
 
+def test_what_was_kept_twice_is_found_in_the_source_document():
+    text = "Cats sleep all day. Rain fell in May.\n\nThe tower is 330 metres tall. It was built in 1889."
+    found = [NodeWithScore(node=TextNode(text=text, start_char_idx=5, end_char_idx=5 + len(text)))]
+    for keep_ratio, query in ((0.6, "tower metres built 1889"), (0.5, "tower metres tall")):
+        postprocessor = ContextNodePostprocessor(method="lexical", keep_ratio=keep_ratio)
+        found = postprocessor.postprocess_nodes(found, query_str=query)
+    node = found[0].node
+    assert [text[a:b] for a, b in node.metadata["ctxcompress"]["spans"]] == [node.text]
+    assert node.start_char_idx == 5
+
+
 def test_every_kind_of_node_with_text_is_compressed_and_keeps_its_kind(postprocessor):
     image = MediaResource(data=b"aGk=", mimetype="image/png")
     given = [
@@ -173,6 +185,28 @@ def test_every_kind_of_node_with_text_is_compressed_and_keeps_its_kind(postproce
     assert {node.get_content() for node in found[:4]} == {"The tower is 330 metres tall."}
     assert found[1].image_resource == image
     assert found[4] == given[4]
+
+
+class Engine:
+    """What an ``IndexNode`` may stand for: it cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("text", [TEXTS[0], ""])
+def test_what_an_index_node_stands_for_is_handed_on(postprocessor, text):
+    given = NodeWithScore(node=IndexNode(text=text, index_id="elsewhere", obj=Engine(), metadata={"k": [1]}), score=0.5)
+    (found,) = postprocessor.postprocess_nodes([given], query_str=QUERY)
+    assert found.node.obj is given.node.obj
+    found.node.metadata["k"].append(2)
+    assert (given.node.text, given.node.metadata) == (text, {"k": [1]})
+
+
+def test_figures_are_hidden_once(postprocessor):
+    once = postprocessor.postprocess_nodes(nodes(), query_str=QUERY)
+    node = postprocessor.postprocess_nodes(once, query_str=QUERY)[0].node
+    assert node.excluded_llm_metadata_keys == node.excluded_embed_metadata_keys == ["ctxcompress"]
 
 
 def test_missing_query_and_unknown_fields_are_errors(postprocessor):

@@ -1,13 +1,17 @@
 """Summary vectors through both hosts: from an index that holds them to a local reader, with a tiny random model."""
 
 import asyncio
+import copy
 import pickle
+import time
 
 import numpy as np
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.globals import set_llm_cache
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, trim_messages
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 from llama_index.core import VectorStoreIndex
@@ -18,7 +22,7 @@ from llama_index.core.storage.storage_context import StorageContext
 
 from ctxcompress_integrations import CompressedIndex, Passage, TextCompressor
 from ctxcompress_integrations.errors import SummaryMismatchError
-from ctxcompress_integrations.host_reading import arrange, summary_key
+from ctxcompress_integrations.host_reading import Reading, summary_key
 from ctxcompress_integrations.langchain import (
     ChatSummaryReader,
     CompressedIndexVectorStore,
@@ -244,6 +248,107 @@ def test_a_pickle_keeps_the_configuration(tmp_path):
     assert (again.model, again.index, again.budget, again.adapters) == ("folder", str(tmp_path), 7, {"a": "b"})
 
 
+def words(text):
+    return len(text.split())
+
+
+def listening(**fields):
+    """A chat model around a reader of text that counts words, and the prompts that it gets."""
+    asked = []
+    reader = TextReader(lambda prompt: asked.append(prompt) or "fine", count_tokens=words)
+    return ChatSummaryReader.from_reader(reader, **{"compressor": lexical(), **fields}), asked
+
+
+def test_one_budget_holds_for_the_passages_of_all_messages():
+    documents = [Document(page_content=text) for text in TEXTS[:2]]
+
+    def asked_with(query):
+        return HumanMessage(content=[*passage_blocks(documents, query), {"type": "text", "text": " " + query}])
+
+    llm, asked = listening(budget=14)
+    llm.invoke([asked_with("Where do bananas grow?"), AIMessage("In the tropics."), asked_with(QUESTION)])
+    assert "330 metres" in asked[0]  # the last question is what counts
+    spoken = asked[0].replace("[", "\n[").splitlines()
+    passages = [line for line in spoken if line.startswith("[")]
+    numbers = [line[:3] for line in passages]
+    assert len(numbers) == len(set(numbers))
+    bare = asked[0]
+    for text in ("User:", "Assistant:", "Where do bananas grow?", "In the tropics.", QUESTION):
+        bare = bare.replace(text, "")
+    assert 0 < words(bare) <= 14
+
+
+def test_a_cache_of_answers_knows_models_and_limits_apart(reader):
+    one, two = ChatSummaryReader.from_reader(reader), ChatSummaryReader.from_reader(TextReader(lambda prompt: "fine"))
+    shorter = ChatSummaryReader.from_reader(reader, max_tokens=1)
+    set_llm_cache(InMemoryCache())
+    try:
+        answers = [llm.invoke("Who?").text for llm in (one, two, shorter, one)]
+    finally:
+        set_llm_cache(None)
+    assert answers[1] == "fine" != answers[0]
+    assert len(answers[2]) < len(answers[0]) == len(answers[3])
+    fields = {"model": "m", "stop": ["x"], "budget": 3}
+    same = [ChatSummaryReader(**fields)._identifying_params for _ in range(2)]
+    assert same[0] == same[1] != ChatSummaryReader(**fields, dtype="float32")._identifying_params
+    keeping = ContextDocumentCompressor(method="lexical", keep_ratio=0.1)
+    assert same[0] != ChatSummaryReader(**fields, compressor=keeping)._identifying_params
+
+
+def test_copies_share_the_reader(reader):
+    made = ChatSummaryReader.from_reader(reader, stop=["x"], compressor=lexical())
+    copied = copy.deepcopy(made)
+    assert copied.invoke("Hi").text == made.invoke("Hi").text
+    copied.stop.append("y")
+    assert made.stop == ["x"]
+
+
+def test_it_counts_as_its_reader_does():
+    llm, _ = listening()
+    assert llm.get_num_tokens("one two three") == 3
+    assert trim_messages([HumanMessage("a b c d"), HumanMessage("e f")], max_tokens=12, token_counter=llm)
+    assert llm.invoke("Hi", max_tokens=None).text == "fine"
+
+
+def test_without_a_budget_no_compressor_is_loaded():
+    missing = ContextDocumentCompressor(method="quito", model="/nowhere")
+    llm, asked = listening(compressor=missing)
+    llm.invoke([HumanMessage(content=passage_blocks([Document(page_content=TEXTS[0])]))])
+    assert asked == [f"[1] {TEXTS[0]}"]
+
+
+def test_questions_asked_at_the_same_time_are_scored_together():
+    batches = []
+
+    class Counting(Lexical):
+        def score(self, requests):
+            batches.append(len(requests))
+            time.sleep(0.05)  # the others come meanwhile
+            return super().score(requests)
+
+    compressor = ContextDocumentCompressor.from_compressor(TextCompressor(Counting()))
+    llm, asked = listening(compressor=compressor, budget=12)
+    prompts = [
+        [HumanMessage(content=passage_blocks([Document(page_content=text) for text in TEXTS], f"tower {i}?"))]
+        for i in range(12)
+    ]
+
+    async def all_at_once():
+        await asyncio.gather(*(llm.ainvoke(prompt) for prompt in prompts))
+
+    asyncio.run(all_at_once())
+    assert len(asked) == sum(batches) == 12
+    assert len(batches) <= 4
+
+
+@pytest.mark.parametrize("beside", [{}, {"spans": [[0, 1]]}])
+def test_a_passage_cannot_name_a_summary_of_its_own(tmp_path, beside):
+    with CompressedIndex.create(tmp_path / "b.index", embedder=DeterministicFakeEmbedding(size=8)) as index:
+        index.add([Passage("p", "Text.", metadata={"ctxcompress": {"summary": "other", **beside}, "n": 1})])
+        (document,) = CompressedIndexVectorStore(index).similarity_search("?", k=1)
+        assert document.metadata == ({"ctxcompress": beside, "n": 1} if beside else {"n": 1})
+
+
 # -- LlamaIndex
 
 
@@ -329,9 +434,7 @@ def test_two_summarizers_in_one_request(index, reader, summarizer, decoder):
         Passage(f"p{i}", TEXTS[i], metadata={"ctxcompress": {"summary": s.fingerprint}})
         for i, s in enumerate((summarizer, other))
     ]
-    allocation = arrange(
-        passages, QUESTION, reader=reader, index=index, compressor=TextCompressor(Lexical()), budget=None
-    )
+    allocation = Reading(reader, index, lambda: TextCompressor(Lexical()), None).arrange(passages, QUESTION)
     vectors = [part for part in allocation.parts if isinstance(part, SummaryVectors)]
     assert [v.fingerprint for v in vectors] == [summarizer.fingerprint, other.fingerprint]
     assert [share.id for share in allocation.shares] == ["0", "1"]

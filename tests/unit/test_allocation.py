@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ctxcompress_integrations import load_compressor
 from ctxcompress_integrations.allocation import FORMS, allocate, pruned_within
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Span, SummaryVectors
 from ctxcompress_integrations.testing.tiny import tiny_tokenizer
@@ -258,3 +259,25 @@ def test_pruning_leaves_room_for_labels_and_vectors():
     rooms = []
     pruned_within(30, compress, passages, {}, words)
     assert rooms == [27, 29]  # without vectors every word counts
+
+
+@pytest.mark.parametrize("budget", [48, 64, 100, 128, 200, 256, 512])
+@pytest.mark.parametrize("k", [8, 20])
+def test_labels_do_not_keep_a_budget_from_being_spent(k, budget):
+    """With long titles most of a small budget would be labels, if every passage were to get one."""
+    passages = [
+        Passage(f"p{i}", f"Number {i} lies at the river. It has {i} towers of red stone. Nobody came in {1900 + i}.")
+        for i in range(k)
+    ]
+    passages = [replace(p, metadata={"title": f"Some title of the article {i}"}) for i, p in enumerate(passages)]
+    compressor = load_compressor("lexical")
+
+    def words(text):
+        return len(text.split())
+
+    def compress(room):
+        return compressor.compress(passages, "how many towers has number 3?", token_budget=room, count_tokens=words)
+
+    found = allocate(pruned_within(budget, compress, passages, {}, words), {}, budget=budget, count_tokens=words)
+    everything = sum(words(p.text) + 7 for p in passages)
+    assert min(budget, everything) - 24 < found.n_positions <= budget  # less than one passage is left unspent

@@ -8,8 +8,10 @@ reader and index open on first use.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
+from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -18,11 +20,11 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from ctxcompress_integrations.host_reading import ReaderKey, arrange, shared_reader
+from ctxcompress_integrations.host_reading import ReaderKey, Reading, shared_reader
 from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
-from ctxcompress_integrations.langchain.turns import Retrieved, runs_of, turn_of
+from ctxcompress_integrations.langchain.turns import retrieved_in, turn_of, with_pieces
 from ctxcompress_integrations.readers.base import Part, Reader
 
 _UNUSED = {"api_key", "base_url", "max_retries", "streaming", "timeout"}
@@ -38,7 +40,8 @@ class ChatSummaryReader(BaseChatModel):
         adapters: LoRA adapters by the name under which the index records them.
         device, dtype: as for :func:`~ctxcompress_integrations.load_reader`.
         index: directory that holds the summaries, opened to read only.
-        budget: reader positions for the passages of one request; None for vectors wherever there are any.
+        budget: reader positions for the passages of one request, in whichever messages; None for vectors wherever there
+            are any.
         compressor: what ranks and prunes passages under a budget.
         max_tokens: longest answer.
         stop: texts that end the answer and are left out.
@@ -66,6 +69,8 @@ class ChatSummaryReader(BaseChatModel):
     _reader: Reader | None = PrivateAttr(default=None)
     _index: CompressedIndex | None = PrivateAttr(default=None)
     _on_miss: Summarizes | None = PrivateAttr(default=None)
+    _is_given: bool = PrivateAttr(default=False)
+    _instance: str = PrivateAttr(default_factory=lambda: uuid4().hex)
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +91,7 @@ class ChatSummaryReader(BaseChatModel):
         ``on_miss`` makes the vectors of passages that were added or changed since summaries were built.
         """
         made = cls(**fields)
-        made._reader, made._index, made._on_miss = reader, index, on_miss
+        made._reader, made._index, made._on_miss, made._is_given = reader, index, on_miss, True
         return made
 
     @property
@@ -95,7 +100,12 @@ class ChatSummaryReader(BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self.model, "adapters": self.adapters, "index": self.index, "budget": self.budget}
+        """What answers depend on: LangChain's cache of answers goes by it."""
+        ours = set(ChatSummaryReader.model_fields) - set(BaseChatModel.model_fields)
+        fields = {name: getattr(self, name) for name in sorted(ours)}
+        fields["compressor"] = {name: getattr(self.compressor, name) for name in type(self.compressor).model_fields}
+        is_built = self._is_given or self.compressor._source().built is not None
+        return {**fields, "instance": self._instance} if is_built else fields
 
     def _generate(
         self,
@@ -114,8 +124,8 @@ class ChatSummaryReader(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        reader, parts = await asyncio.to_thread(lambda: (self._read(), self._parts(messages)))
-        return self._result(parts, await reader.agenerate(parts, **self._limits(stop, kwargs)))
+        parts = await self._aparts(messages)
+        return self._result(parts, await self._read().agenerate(parts, **self._limits(stop, kwargs)))
 
     def _stream(
         self,
@@ -134,26 +144,25 @@ class ChatSummaryReader(BaseChatModel):
         end = AIMessageChunk(content="", chunk_position="last", **self._figures(parts, text))
         yield ChatGenerationChunk(message=end)
 
-    def _parts(self, messages: Sequence[BaseMessage]) -> list[Part]:
-        """The messages as one turn, with each run of passages in the forms that they are read in."""
-        parts: list[Part] = []
-        turn = turn_of(messages)
-        text = "".join(part for part in turn if isinstance(part, str)).strip()
-        for run in runs_of(turn):
-            parts += [run] if isinstance(run, str) else self._arranged(run, text)
-        return parts
+    def get_num_tokens(self, text: str) -> int:
+        """Tokens of ``text`` in the reader's vocabulary, where it is known."""
+        reader = self._read()
+        return reader.count_tokens(text) if reader.counts_tokens else super().get_num_tokens(text)
 
-    def _arranged(self, retrieved: Sequence[Retrieved], text: str) -> Sequence[Part]:
-        allocation = arrange(
-            [passage for passage, _ in retrieved],
-            retrieved[0].query or text or retrieved[0].passage.text,
-            reader=self._read(),
-            index=self._opened(),
-            compressor=self.compressor._loaded(),
-            budget=self.budget,
-            on_miss=self._on_miss,
-        )
-        return allocation.parts
+    def _parts(self, messages: Sequence[BaseMessage]) -> list[Part]:
+        """The messages as one turn, with all passages in it in the forms that one budget leaves them."""
+        turn = turn_of(messages)
+        passages, query = retrieved_in(turn)
+        return with_pieces(turn, self._reading().arrange(passages, query).pieces if passages else ())
+
+    async def _aparts(self, messages: Sequence[BaseMessage]) -> list[Part]:
+        turn = turn_of(messages)
+        passages, query = retrieved_in(turn)
+        reading = await asyncio.to_thread(self._reading)
+        return with_pieces(turn, (await reading.aarrange(passages, query)).pieces if passages else ())
+
+    def _reading(self) -> Reading:
+        return Reading(self._read(), self._opened(), self.compressor._loaded, self.budget, self._on_miss)
 
     def _read(self) -> Reader:
         if self._reader is None:
@@ -167,7 +176,8 @@ class ChatSummaryReader(BaseChatModel):
         return self._index
 
     def _limits(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-        return {"max_new_tokens": given.get("max_tokens", self.max_tokens), "stop": stop or self.stop or []}
+        wanted = given.get("max_tokens")
+        return {"max_new_tokens": self.max_tokens if wanted is None else wanted, "stop": stop or self.stop or []}
 
     def _figures(self, parts: Sequence[Part], text: str) -> dict[str, Any]:
         """What a message says of its making."""
@@ -182,5 +192,13 @@ class ChatSummaryReader(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def __getstate__(self) -> dict[Any, Any]:
+        made = {"_reader": None, "_index": None, "_on_miss": None, "_is_given": False}
         state = super().__getstate__()
-        return {**state, "__pydantic_private__": {"_reader": None, "_index": None, "_on_miss": None}}
+        return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), **made}}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """The fields are copied; the reader, the index and the summarizer are shared."""
+        copied = self.__copy__()
+        for name, value in self.__dict__.items():
+            copied.__dict__[name] = copy.deepcopy(value, memo)
+        return copied

@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from ctxcompress_integrations.host_reading import with_figures
+from ctxcompress_integrations.host_figures import with_run
 from ctxcompress_integrations.records import CompressionResult, Passage
 
 
@@ -18,12 +18,10 @@ def to_passages(documents: Sequence[Document]) -> list[Passage]:
 
 
 def from_result(documents: Sequence[Document], result: CompressionResult, *, drop_empty: bool) -> list[Document]:
-    """New documents with the kept texts; ids and metadata are those of the documents that went in."""
+    """Copies of the documents with the kept texts and the run's figures."""
     pairs = zip(documents, result.passages, strict=True)
     return [
-        Document(
-            id=d.id, page_content=p.text, metadata=with_figures(deepcopy(d.metadata), result.figures(p)), type=d.type
-        )
+        d.model_copy(update={"page_content": p.text, "metadata": with_run(deepcopy(d.metadata), result, p)})
         for d, p in pairs
         if not (drop_empty and p.is_empty)
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ctxcompress_integrations._numbers import whole
 from ctxcompress_integrations.langchain.compressor import ContextDocumentCompressor
@@ -23,8 +24,10 @@ class CompressedRetriever(BaseRetriever):
             retriever that takes no ``k`` finds what it finds, and the first ``k`` are compressed.
 
     Raises:
-        ValueError: ``k`` below 1.
+        ValueError: ``k`` below 1, or an unknown field.
     """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     retriever: RetrieverLike
     compressor: ContextDocumentCompressor = Field(default_factory=ContextDocumentCompressor)
@@ -48,5 +51,9 @@ class CompressedRetriever(BaseRetriever):
         return self.k if k is None else whole("k", k)
 
     def _arguments(self, wanted: int | None) -> dict[str, Any]:
-        """``k`` for the retriever, when one is asked for and the retriever takes arguments at run time."""
-        return {"k": wanted} if wanted is not None and getattr(self.retriever, "_expects_other_args", False) else {}
+        """``k`` for the retriever, when one is asked for and the retriever takes it at run time."""
+        if wanted is None or not isinstance(self.retriever, BaseRetriever):
+            return {}
+        taken = signature(self.retriever._get_relevant_documents).parameters
+        has_k = "k" in taken or any(p.kind is Parameter.VAR_KEYWORD for p in taken.values())
+        return {"k": wanted} if has_k else {}

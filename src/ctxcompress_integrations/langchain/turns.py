@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,9 +10,11 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
+from ctxcompress_integrations.allocation import Piece, joined
 from ctxcompress_integrations.langchain.documents import request_of
 from ctxcompress_integrations.pipeline import PROMPT, around
 from ctxcompress_integrations.records import Passage
+from ctxcompress_integrations.text.parts import Part
 
 BLOCK = "ctxcompress_passage"
 ROLES = {"system": "System", "human": "User", "ai": "Assistant", "tool": "Tool"}
@@ -79,13 +81,22 @@ def turn_of(messages: Sequence[BaseMessage]) -> Turn:
     return [*turn, "Assistant:"]
 
 
-def runs_of(turn: Turn) -> Iterator[str | list[Retrieved]]:
-    """Texts, and runs of neighbouring passages."""
+def retrieved_in(turn: Turn) -> tuple[list[Passage], str]:
+    """The passages of a turn, and what they are pruned for: what the last of them was retrieved for, or its texts."""
+    retrieved = [part for part in turn if isinstance(part, Retrieved)]
+    text = "".join(part for part in turn if isinstance(part, str)).strip()
+    asked = [query for part in retrieved[-1:] for query in (part.query, text, part.passage.text) if query.strip()]
+    return [part.passage for part in retrieved], asked[0] if asked else ""
+
+
+def with_pieces(turn: Turn, pieces: Iterable[Piece]) -> list[Part]:
+    """The turn as a reader gets it, with the pieces of its passages, in order, in their places."""
+    parts: list[Part] = []
+    left = iter(pieces)
     for is_text, run in groupby(turn, lambda part: isinstance(part, str)):
-        if is_text:
-            yield "".join(str(part) for part in run)
-        else:
-            yield [part for part in run if isinstance(part, Retrieved)]
+        of_run = list(run)
+        parts += ["".join(map(str, of_run))] if is_text else joined([next(left) for _ in of_run])
+    return parts
 
 
 def _content(message: BaseMessage) -> Iterator[str | Retrieved]:

@@ -6,6 +6,7 @@ Ids are the documents' own, adding one again replaces it, scores are cosine simi
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import uuid
 import weakref
@@ -64,7 +65,12 @@ class CompressedIndexVectorStore(VectorStore):
         store = cls(index, embedding=embedding)
         if folder is not None:
             weakref.finalize(store, _dispose, index, folder)
-        store.add_texts(texts, metadatas, ids=ids)
+        try:
+            store.add_texts(texts, metadatas, ids=ids)
+        except BaseException:
+            index.close()
+            shutil.rmtree(root)  # it was made here, and the next call should find its place free
+            raise
         return store
 
     def add_texts(

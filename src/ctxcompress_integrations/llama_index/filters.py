@@ -25,7 +25,7 @@ _OPERATORS = {
 
 
 def where_of(filters: MetadataFilters | MetadataFilter | None) -> dict[str, Any] | None:
-    """The same condition in the index's own words; None for none.
+    """The same condition in the index's own words; None for one that holds always, as an empty list does.
 
     Raises:
         ValueError: an operator that the index does not have.
@@ -37,10 +37,12 @@ def where_of(filters: MetadataFilters | MetadataFilter | None) -> dict[str, Any]
             known = ", ".join(operator.value for operator in _OPERATORS)
             raise ValueError(f"the filter operator {filters.operator.value!r} is not supported; use one of {known}")
         return {filters.key: {_OPERATORS[filters.operator]: filters.value}}
-    parts = [part for part in map(where_of, filters.filters) if part is not None]
+    parts = [where_of(part) for part in filters.filters]
     if filters.condition == FilterCondition.NOT:
-        return {"$not": {"$or": parts}}
-    return {"$or" if filters.condition == FilterCondition.OR else "$and": parts}
+        return {"$not": {"$or": [part or {} for part in parts]}}
+    if filters.condition == FilterCondition.OR:
+        return None if None in parts else {"$or": parts}
+    return _all_of(parts)
 
 
 def where_of_query(query: VectorStoreQuery) -> dict[str, Any] | None:
@@ -50,5 +52,9 @@ def where_of_query(query: VectorStoreQuery) -> dict[str, Any] | None:
         parts.append({"ref_doc_id": {"$in": query.doc_ids}})
     if query.node_ids:
         parts.append({"_node_id": {"$in": query.node_ids}})
+    return _all_of(parts)
+
+
+def _all_of(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     found = [part for part in parts if part is not None]
     return {"$and": found} if found else None

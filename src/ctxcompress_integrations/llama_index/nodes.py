@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
-from ctxcompress_integrations.host_reading import KEY, with_figures
+from ctxcompress_integrations.host_figures import KEY, with_run
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage
 
 
@@ -28,7 +29,7 @@ def from_result(
     for i, scored in enumerate(nodes):
         passage = kept.get(i)
         if passage is None:
-            found.append(scored.model_copy(deep=True))
+            found.append(scored.model_copy(update={"node": _copied(scored.node)}))
         elif not (drop_empty and passage.is_empty):
             found.append(NodeWithScore(node=_shortened(scored.node, passage, result), score=scored.score))
     return found
@@ -36,14 +37,24 @@ def from_result(
 
 def _shortened(node: BaseNode, passage: CompressedPassage, result: CompressionResult) -> BaseNode:
     """A copy of the same kind, id, relationships and metadata; the figures cost neither LLM nor embedder a token."""
-    copy = node.model_copy(deep=True)
+    copy = _copied(node)
     copy.set_content(passage.text)
-    copy.metadata = with_figures(copy.metadata, result.figures(passage))
+    copy.metadata = with_run(copy.metadata, result, passage)
     hide(copy)
     return copy
 
 
+def _copied(node: BaseNode) -> BaseNode:
+    """A deep copy, but for the ``obj`` of an ``IndexNode``: an engine or a retriever may hold what cannot be copied."""
+    obj = getattr(node, "obj", None)
+    return deepcopy(node, {id(obj): obj})
+
+
 def hide(node: BaseNode) -> None:
     """Keep what the package wrote into a node of its own from LLM and embedder."""
-    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, KEY]
-    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, KEY]
+    node.excluded_llm_metadata_keys = _with_key(node.excluded_llm_metadata_keys)
+    node.excluded_embed_metadata_keys = _with_key(node.excluded_embed_metadata_keys)
+
+
+def _with_key(keys: list[str]) -> list[str]:
+    return keys if KEY in keys else [*keys, KEY]

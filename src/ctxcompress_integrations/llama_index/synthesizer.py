@@ -18,7 +18,7 @@ from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
-from ctxcompress_integrations.host_reading import arrange
+from ctxcompress_integrations.host_reading import Reading
 from ctxcompress_integrations.index.building import Summarizes
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.llama_index.postprocessor import ContextNodePostprocessor
@@ -93,7 +93,8 @@ class SummarySynthesizer(BaseSynthesizer):
         found: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
-        parts = self._parts(query_str, text_chunks, found)
+        allocation = self._reading.arrange(_passages(text_chunks, found), query_str)
+        parts = around(allocation.parts, query_str, self.prompt)
         if self._streaming:
             return self._stream(parts)
         return self.reader.generate(parts, max_new_tokens=self.max_new_tokens)
@@ -105,29 +106,15 @@ class SummarySynthesizer(BaseSynthesizer):
         found: Sequence[NodeWithScore] | None = None,
         **response_kwargs: Any,
     ) -> RESPONSE_TEXT_TYPE:
-        parts = await asyncio.to_thread(self._parts, query_str, text_chunks, found)
+        allocation = await self._reading.aarrange(_passages(text_chunks, found), query_str)
+        parts = around(allocation.parts, query_str, self.prompt)
         if self._streaming:
             return self._astream(parts)
         return await self.reader.agenerate(parts, max_new_tokens=self.max_new_tokens)
 
-    def _parts(self, query: str, text_chunks: Sequence[str], found: Sequence[NodeWithScore] | None) -> Sequence[Part]:
-        """The prompt, with each passage in the form in which it is read."""
-        if found is None:
-            passages = [Passage("", text) for text in text_chunks]
-        else:
-            passages = [
-                Passage(n.node.node_id, n.node.get_content(MetadataMode.NONE), n.score, n.node.metadata) for n in found
-            ]
-        allocation = arrange(
-            passages,
-            query,
-            reader=self.reader,
-            index=self.index,
-            compressor=self._compressor._loaded(),
-            budget=self.budget,
-            on_miss=self.on_miss,
-        )
-        return around(allocation.parts, query, self.prompt)
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.reader, self.index, self._compressor._loaded, self.budget, self.on_miss)
 
     def _stream(self, parts: Sequence[Part]) -> Generator[str, None, None]:
         yield from self.reader.stream(parts, max_new_tokens=self.max_new_tokens)
@@ -142,3 +129,10 @@ class SummarySynthesizer(BaseSynthesizer):
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
         pass
+
+
+def _passages(text_chunks: Sequence[str], found: Sequence[NodeWithScore] | None) -> list[Passage]:
+    """The nodes, or the texts of a caller who has no nodes."""
+    if found is None:
+        return [Passage("", text) for text in text_chunks]
+    return [Passage(n.node.node_id, n.node.get_content(MetadataMode.NONE), n.score, n.node.metadata) for n in found]

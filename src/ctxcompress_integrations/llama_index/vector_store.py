@@ -25,6 +25,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from ctxcompress_integrations.host_reading import with_summary_key
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.llama_index.filters import where_of, where_of_query
+from ctxcompress_integrations.llama_index.handles import Handles
 from ctxcompress_integrations.llama_index.nodes import hide
 from ctxcompress_integrations.records import Passage
 
@@ -33,22 +34,27 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
     """A FAISS store on disk with upserts, deletes, metadata filters and true similarities.
 
     Args:
-        path: the index directory; made when the first nodes come, opened when it is there.
+        path: the index directory; opened on first use, made when the first nodes come.
         summaries: fingerprint of a summarizer: nodes that a query finds then carry the key of its summary, for a
             ``SummarySynthesizer``, under ``metadata["ctxcompress"]``, hidden from LLM and embedder.
+        read_only: need no lock, and follow what a writer commits meanwhile: an index has many readers and one writer.
+
+    Copies share the open index; what comes from a pickle or ``from_dict`` opens its own.
+
+    Raises:
+        IndexLockedError, IndexNotFoundError: at first use, as for :meth:`CompressedIndex.open`.
     """
 
     stores_text: bool = True
     is_embedding_query: bool = True
     path: str
     summaries: str | None = None
+    read_only: bool = False
 
-    _index: CompressedIndex | None = PrivateAttr(default=None)
+    _handles: Handles = PrivateAttr(default_factory=Handles)
 
     def __init__(self, path: str | Path, **kwargs: Any) -> None:
         super().__init__(path=str(path), **kwargs)
-        if Path(path, "manifest.json").exists():
-            self._index = CompressedIndex.open(path)
 
     @classmethod
     def class_name(cls) -> str:
@@ -56,17 +62,17 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
 
     @property
     def client(self) -> CompressedIndex | None:
-        return self._index
+        """The index, open; None before the first nodes come."""
+        return self._handles.find(self.path, read_only=self.read_only)
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Add nodes, or replace those with the same id; each needs its embedding."""
         if not nodes:
             return []
         vectors = [node.get_embedding() for node in nodes]
-        if self._index is None:
-            self._index = CompressedIndex.create(self.path, embedder=None, dimension=len(vectors[0]))
+        index = self._handles.find_or_make(self.path, read_only=self.read_only, dimension=len(vectors[0]))
         latest = {node.node_id: i for i, node in enumerate(nodes)}  # an id that comes twice: the last one stands
-        self._index.add([_passage(nodes[i]) for i in latest.values()], vectors=[vectors[i] for i in latest.values()])
+        index.add([_passage(nodes[i]) for i in latest.values()], vectors=[vectors[i] for i in latest.values()])
         return [node.node_id for node in nodes]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
@@ -81,19 +87,19 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
     ) -> None:
         """Delete by id, by filter, or by both at once; neither deletes nothing."""
         where = delete_kwargs.get("_where") or where_of(filters)
-        if self._index is not None and (node_ids is not None or where is not None):
-            self._index.delete(self._ids(node_ids, where))
+        if (node_ids is not None or where is not None) and (index := self.client) is not None:
+            index.delete(_ids(index, node_ids, where))
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Nodes by id, by filter, or by both at once; all of them when neither is given."""
-        if self._index is None:
+        if (index := self.client) is None:
             return []
-        return [_node(passage) for passage in self._index.get(self._ids(node_ids, where_of(filters)))]
+        return [_node(passage) for passage in index.get(_ids(index, node_ids, where_of(filters)))]
 
     def clear(self) -> None:
         """Delete every node."""
-        if self._index is not None:
-            self._index.delete(self._index.ids())
+        if (index := self.client) is not None:
+            index.delete(index.ids())
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Nearest nodes, best first; modes DEFAULT and MMR."""
@@ -102,13 +108,13 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
             raise ValueError(f"the query mode {str(query.mode)!r} is not supported; use 'default' or 'mmr'")
         if query.query_embedding is None:
             raise ValueError("the query has no embedding: this store does not embed")
-        if self._index is None or not query.similarity_top_k:
+        if not query.similarity_top_k or (index := self.client) is None:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         k, is_mmr = query.similarity_top_k, query.mode == VectorStoreQueryMode.MMR
         n_found = int(kwargs.get("mmr_prefetch_k") or 4 * k) if is_mmr else k
-        found = self._index.search_vector(query.query_embedding, max(k, n_found), where_of_query(query))
+        found = index.search_vector(query.query_embedding, max(k, n_found), where_of_query(query))
         if is_mmr and found:
-            vectors = self._index.vectors_of([p.id for p in found]).tolist()
+            vectors = index.vectors_of([p.id for p in found]).tolist()
             _, chosen = get_top_k_mmr_embeddings(
                 query.query_embedding,
                 vectors,
@@ -147,13 +153,12 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
 
     def persist(self, persist_path: str, fs: Any = None) -> None:
         """Fold the change log into the index. Every change is on disk already, at ``path``."""
-        if self._index is not None:
-            self._index.flush()
+        if not self.read_only and (index := self.client) is not None:
+            index.flush()
 
     def close(self) -> None:
-        """Let go of the directory, so that another process may write."""
-        if self._index is not None:
-            self._index.close()
+        """Let go of the directory, so that another process may write; the next use opens it again."""
+        self._handles.close(self.path, read_only=self.read_only)
 
     def _found(self, passage: Passage) -> BaseNode:
         node = _node(passage)
@@ -162,13 +167,12 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
             hide(node)
         return node
 
-    def _ids(self, node_ids: list[str] | None, where: dict[str, Any] | None) -> list[str]:
-        if self._index is None:
-            return []
-        if node_ids is None:
-            return self._index.ids(where)
-        allowed = set(self._index.ids(where)) if where else None
-        return [id_ for id_ in node_ids if allowed is None or id_ in allowed]
+
+def _ids(index: CompressedIndex, node_ids: list[str] | None, where: dict[str, Any] | None) -> list[str]:
+    if node_ids is None:
+        return index.ids(where)
+    allowed = set(index.ids(where)) if where else None
+    return [id_ for id_ in node_ids if allowed is None or id_ in allowed]
 
 
 def _passage(node: BaseNode) -> Passage:

@@ -5,6 +5,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from ctxcompress_integrations.hf.mini_weights import untrained
+from ctxcompress_integrations.nn import packed_encoder
 from ctxcompress_integrations.nn.late_interaction import segment_max
 from ctxcompress_integrations.nn.packed_encoder import pack
 
@@ -95,3 +96,22 @@ def test_segment_max_is_the_loop():
         for s in range(5):
             values = [float(rows[i, j]) for j in range(7) if segment[j] == s]
             assert float(found[i, s]) == pytest.approx(max(values, default=-1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [7, 32, 45])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("max_scores", [1, 4 * 45 * 45, 2**20])
+def test_attention_a_few_sequences_at_a_time_equals_the_formula(monkeypatch, dtype, n, padded, max_scores):
+    monkeypatch.setattr(packed_encoder, "MAX_SCORES", max_scores)
+    generator = torch.Generator().manual_seed(n)
+    q, k, v = (torch.randn(5, 2, n, 8, generator=generator).to(dtype) for _ in range(3))
+    lengths = torch.tensor([n, 3, n, 1, n // 2 + 1])[:, None]
+    is_padding = torch.arange(n)[None] >= lengths if padded else None
+    found = packed_encoder.mixed_values(q, k, v, is_padding)
+    scores = q.double() @ k.double().transpose(-1, -2) / 8**0.5
+    if is_padding is not None:
+        scores = scores.masked_fill(is_padding[:, None, None], -torch.inf)
+    exact = scores.softmax(dim=-1) @ v.double()
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)
