@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -63,7 +64,11 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: exit code 0, 1 for a failure, 2 for wrong usage; typer makes it 130 for ctrl-C."""
+    """Entry point: exit code 0, 1 for a failure, 2 for wrong usage; typer makes it 130 for ctrl-C.
+
+    Wrong usage is what typer refuses, and what the package calls wrong arguments: a plain ``ValueError``.
+    """
+    from ctxcompress_integrations.cli.screen import say
     from ctxcompress_integrations.errors import CtxCompressError
 
     try:
@@ -77,5 +82,5 @@ def main() -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, CtxCompressError | ValueError | OSError):
             message = f"{type(error).__name__}: {message} (CTXCOMPRESS_DEBUG=1 shows where)"
-        typer.echo(f"error: {message}", err=True)
-        sys.exit(1)
+        say("error: " + re.sub(r"CompressedIndex\.create(\(.*\))?", "'ctxcompress index'", message), err=True)
+        sys.exit(2 if type(error) is ValueError else 1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import console, echo_json, plain, say
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.index.compressed_index import CompressedIndex
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BUDGET = 1024
 """Reader positions for passages, unless the reader has room for less."""
+LONGEST = 128
+"""Tokens of an answer, at most, unless another number is asked for."""
 
 
 def ask(
@@ -49,8 +52,10 @@ def ask(
             help=f"Reader positions for all passages of the answer; {BUDGET}, or what a small reader has room for.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
-    html: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Longest answer of the reader, in tokens; {LONGEST}.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(callback=o.to_file, help="Write the heat map to this file.")] = None,
     as_json: o.Json = False,
 ) -> None:
     """Retrieve passages for a question, keep what it needs and, with a reader, answer it.
@@ -67,15 +72,19 @@ def ask(
         raise typer.BadParameter(
             f"says which one --reader local is, got --reader {reader}", param_hint="--reader-model"
         )
+    for option, value in {"--reader-budget": reader_budget, "--max-new-tokens": max_new_tokens}.items():
+        if value is not None and reader is None:
+            raise typer.BadParameter(f"is the reader's, got {value} without --reader", param_hint=option)
     name = (reader_model or SMALL_WORLD) if reader == "local" else reader
     given = {"keep_ratio": keep_ratio, "token_budget": token_budget, "threshold": threshold}
     limits = limits_of(**given) if name is None else given  # a reader's budget is a limit of its own
-    conditions = dict(_condition(text) for text in where or [])
+    conditions = _conditions(where or [])
     with CompressedIndex.open(index, read_only=True) as opened:
         compressor = load_compressor(
             method, model=model, weights=weights, device=device, fast=fast, unit=unit, **limits
         )
-        reading = {} if name is None else _reading(opened, name, question, reader_budget, max_new_tokens, device)
+        longest = max_new_tokens or LONGEST
+        reading = {} if name is None else _reading(opened, name, question, reader_budget, longest, device)
         answer = Pipeline(opened, compressor, k=k, **reading).ask(question, where=conditions or None)
     if html is not None:
         html.write_text(report_html([answer.result], question), encoding="utf-8")
@@ -95,17 +104,15 @@ def _show(answer: Answer) -> None:
     }.items():
         table.add_column(name, **settings)  # type: ignore[arg-type]
     for passage in answer.result.passages:
-        kept = escape(passage.text) or "[dim]nothing[/dim]"
-        table.add_row(escape(passage.id), f"{passage.score:.2f}", kept)
-    console = Console()
-    console.print(table)
+        table.add_row(plain(passage.id), f"{passage.score:.2f}", plain(passage.text) or Text("nothing", "dim"))
+    console().print(table)
     ms = 1000 * (answer.seconds_retrieve + answer.seconds_compress)
     result = answer.result
-    console.print(f"{result.n_tokens_in} -> {result.n_tokens_out} tokens ({result.keep_ratio:.0%} kept), {ms:.0f} ms")
+    say(f"{result.n_tokens_in} -> {result.n_tokens_out} tokens ({result.keep_ratio:.0%} kept), {ms:.0f} ms")
     if answer.allocation is not None:
         forms = ", ".join(f"{share.id} {share.form}" for share in answer.allocation.shares)
-        console.print(f"{answer.allocation.n_positions} reader positions: {forms}", markup=False, highlight=False)
-        console.print(answer.text, markup=False, highlight=False)
+        say(f"{answer.allocation.n_positions} reader positions: {forms}")
+        say(answer.text or "")
 
 
 def _reading(
@@ -144,11 +151,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     return {**found, "answer": answer.text, "n_positions": answer.allocation.n_positions, "forms": shares}
 
 
-def echo_json(value: object) -> None:
-    """One line of JSON on standard output; half of a surrogate pair, which no UTF-8 can say, is spelled out."""
-    typer.echo(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-
-
 def result_json(result: CompressionResult) -> dict[str, Any]:
     """One compression as plain JSON values."""
     return {
@@ -168,6 +170,17 @@ def result_json(result: CompressionResult) -> dict[str, Any]:
             for p in result.passages
         ],
     }
+
+
+def _conditions(given: Sequence[str]) -> dict[str, Any]:
+    """What ``--where`` asks of the metadata; a key that is there twice would lose its first value."""
+    found: dict[str, str] = {}
+    for text in given:
+        key = text.partition("=")[0]
+        if key in found:
+            raise ValueError(f"--where takes every key once, got {found[key]!r} and {text!r}: leave one out")
+        found[key] = text
+    return dict(map(_condition, given))
 
 
 def _condition(text: str) -> tuple[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import console, plain
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.evaluation.rows import Row
@@ -21,7 +21,9 @@ def bench(
         Literal["quito", "mini", "summaries", "icformer", "lm-infinite", "infor-coef", "small-world"],
         typer.Argument(help="What to measure."),
     ],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=o.to_file, help="Write the rows to this file.")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(envvar="CTXCOMPRESS_DATA", help="Folder of JSON-lines files, for 'mini' and 'infor-coef'."),
@@ -39,14 +41,14 @@ def bench(
     from ctxcompress_integrations.evaluation.rows import as_report, write_report
 
     rows: list[Row] = []
-    console = Console()
+    shown = console()
 
     def report(row: Row) -> None:
         rows.append(row)
-        value = escape(f"{row.value:.4g} {row.unit}" if row.value is not None else f"not measured: {row.why}")
-        verdict = {True: "[green]ok[/green]", False: "[red]missed[/red]", None: ""}[row.ok]
-        target = f"(target {row.target})" if row.target else ""
-        console.print(f"{escape(row.measure)}: [bold]{value}[/bold] {target} {verdict}", highlight=False)
+        value = f"{row.value:.4g} {row.unit}" if row.value is not None else f"not measured: {row.why}"
+        verdict = {True: ("ok", "green"), False: ("missed", "red"), None: ("", "")}[row.ok]
+        target = f" (target {row.target}) " if row.target else "  "
+        shown.print(Text.assemble(plain(f"{row.measure}: "), (plain(value), "bold"), target, verdict))
 
     if name == "quito":
         from ctxcompress_integrations.evaluation.bench_quito import bench_quito

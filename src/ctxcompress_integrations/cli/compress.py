@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -12,10 +13,13 @@ from rich.console import Console
 from rich.progress import track
 
 from ctxcompress_integrations.cli import options as o
-from ctxcompress_integrations.cli.ask import echo_json, limits_of, result_json
+from ctxcompress_integrations.cli.ask import limits_of, result_json
+from ctxcompress_integrations.cli.lines import InputError, numbered, parsed
+from ctxcompress_integrations.cli.screen import echo_json, echo_text
+from ctxcompress_integrations.options import as_passages
 from ctxcompress_integrations.records import Passage
 
-Request: TypeAlias = tuple[list[Passage | str], str]
+Request: TypeAlias = tuple[Sequence[Passage | str], str]
 AT_ONCE = 32
 """Requests that are scored together; what they keep is printed before the next ones are."""
 
@@ -57,7 +61,7 @@ def compress(
             elif query is None:
                 echo_json(result_json(result))
             else:
-                typer.echo(result.text)
+                echo_text(result.text)
     if as_json:
         echo_json(found if query is None else found[0])
 
@@ -66,28 +70,31 @@ def _read(file: Path | None) -> str:
     try:
         return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file or 'standard input'} is not UTF-8 ({error}): convert it, as with iconv") from error
+        raise InputError(f"{file or 'standard input'} is not UTF-8 ({error}): convert it, as with iconv") from error
+    except OSError as error:
+        raise InputError(
+            f"{file or 'standard input'} cannot be read ({error.strerror}): name a file, or none for standard input"
+        ) from error
 
 
 def _plain(text: str, query: str) -> Request:
     if not query.strip():
         raise ValueError(f"--query must not be blank, got {query!r}")
-    return [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()], query
+    return [part for part in re.split(r"\n\s*\n", text.replace("\r\n", "\n")) if part.strip()], query
 
 
 def _requests(text: str) -> list[Request]:
-    lines = enumerate(text.split("\n"), start=1)  # splitlines() also splits inside JSON strings
-    return [_request(number, line) for number, line in lines if line.strip()]
+    return [_request(number, line) for number, line in numbered(text)]
 
 
 def _request(number: int, line: str) -> Request:
     try:
-        row = json.loads(line)
+        row = parsed(line)
         if not isinstance(row["passages"], list) or not isinstance(row["query"], str) or not row["query"].strip():
             raise TypeError("passages must be a list, and query a text that is not blank")
-        return [p if isinstance(p, str) else _passage(p) for p in row["passages"]], row["query"]
+        return as_passages([p if isinstance(p, str) else _passage(p) for p in row["passages"]]), row["query"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f'line {number} is no request ({error}): give {{"query": "...", "passages": ["...", {{"id", "text"}}]}}, '
             "or plain text and --query"
         ) from error

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import say
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.evaluation.rows import Row
@@ -41,7 +42,7 @@ def evaluate(
     titles: Annotated[bool, typer.Option(help="Let methods read the passages' titles.")] = True,
     times: Annotated[bool, typer.Option(help="Time whole calls, too; leave it out on a busy machine.")] = True,
     json_file: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="Write all rows to this file.")
+        Path | None, typer.Option("--json", callback=o.to_file, help="Write all rows to this file.")
     ] = None,
     page: Annotated[
         Path | None, typer.Option(file_okay=False, help="Write a report page with plots into this folder.")
@@ -73,7 +74,7 @@ def evaluate(
     )
     chosen = [*STANDARD, *NEEDS_DECODER, *NEEDS_NAME] if methods is None else _names(methods)
     plan = Plan(sets or STANDARD_SETS, chosen, settings, data=data, limit=limit, titles=titles, times=times)
-    console = Console()
+    console = Console(emoji=False)
     rows = evaluate(plan, load_tokenizer(tokenizer), console)
     report = as_report(" ".join(["ctxcompress", *sys.argv[1:]]), rows)
     if json_file is not None:
@@ -81,7 +82,7 @@ def evaluate(
     if page is not None:
         pages.write_page(report, page)
     console.print(pages.tables(report["rows"]))
-    _show_verdicts(rows, console)
+    _show_verdicts(rows)
     raise typer.Exit(1 if any(row.ok is False for row in rows) else 0)
 
 
@@ -100,12 +101,12 @@ def _names(methods: str) -> list[str]:
     return names
 
 
-def _show_verdicts(rows: Sequence[Row], console: Console) -> None:
+def _show_verdicts(rows: Sequence[Row]) -> None:
     """What could not be measured as asked, and why; and each target with what came of it."""
     for row in rows:
         if row.why:
             value = "" if row.value is None else f"{row.value:g} {row.unit}, "
-            console.print(f"{row.measure}: {value}{row.why}", markup=False, highlight=False)
+            say(f"{row.measure}: {value}{row.why}")
         if row.target and row.value is not None:
             verdict = f"{row.value:.3f} (target {row.target}) {'ok' if row.ok else 'missed'}"
-            console.print(f"{row.measure}: {verdict}", markup=False, highlight=False)
+            say(f"{row.measure}: {verdict}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from ctxcompress_integrations.cli.lines import numbered, parsed
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment
 
@@ -27,33 +28,62 @@ class Reading:
         globs: patterns of the files to take from folders, whatever their names end in; empty for all that are text by
             their names.
         left_out: a folder that is never read: the index itself may lie among the documents.
+        prunes: passages go whose files are gone from the folders that are read.
+
+    Attributes:
+        gone: such files, once :meth:`outdated` was asked.
     """
 
     chunk_chars: int
     globs: Sequence[str] = ()
     left_out: Path | None = None
+    prunes: bool = False
     files: set[str] = field(default_factory=set)
     passages: dict[str, Passage] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
 
     def read(self, paths: Sequence[Path]) -> None:
         """Read files, and folders with all that is below them.
 
         Raises:
-            ValueError: a path that does not exist.
+            FileNotFoundError: a path that does not exist.
         """
         for path in paths:
             if not path.exists():
-                raise ValueError(f"{path} does not exist: name a file or a folder that does")
+                raise FileNotFoundError(f"{path} does not exist: name a file or a folder that does")
+        self.folders += [path for path in paths if path.is_dir()]
         for path in paths:
             for file in [path] if path.is_file() else sorted(self._below(path)):
                 if str(file) not in self.files:
                     self._read(file, is_asked_for=path.is_file() or bool(self.globs))
 
-    def outdated(self, ids: Sequence[str]) -> list[str]:
-        """Those of ``ids`` that are chunks or lines which their files no longer hold, of the files that were read."""
-        numbered = ((id_, id_.rpartition("#")) for id_ in ids if id_ not in self.passages)
-        return [id_ for id_, (file, _, number) in numbered if number.isdecimal() and file in self.files]
+    def outdated(self, passages: Iterable[Passage]) -> list[str]:
+        """Ids of the passages that their files no longer hold."""
+        return [p.id for p in passages if p.id not in self.passages and self._is_lost(p)]
+
+    def _is_lost(self, passage: Passage) -> bool:
+        source = passage.metadata.get("source")
+        if not isinstance(source, str):
+            return False
+        if not source.lower().endswith(ROWS) and not passage.id.startswith(f"{source}#"):
+            return False  # no chunk: it only names a text file as its source
+        if source not in self.files and source not in self.gone and self._is_gone(source):
+            self.gone.add(source)
+        return source in self.files or (self.prunes and source in self.gone)
+
+    def _is_gone(self, source: str) -> bool:
+        """True when there surely is no such file any more, below a folder that was named."""
+        file = Path(source)
+        below = [file.relative_to(folder) for folder in self.folders if file.is_relative_to(folder)]
+        if str(file) != source or not any(".." not in path.parts for path in below):
+            return False  # a web address is no path, and .. leads out of the folder .
+        try:
+            file.stat()
+        except (OSError, ValueError) as error:  # what cannot be looked at may be there
+            return isinstance(error, FileNotFoundError | NotADirectoryError)
+        return False
 
     def _below(self, folder: Path) -> Iterator[Path]:
         left_out = None if self.left_out is None else self.left_out.resolve()
@@ -72,26 +102,25 @@ class Reading:
             self.skipped.append((str(file), "no text file by its name"))
             return
         try:
+            str(file).encode()
             data = file.read_bytes()
             text = (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8-sig")
         except (OSError, EOFError, zlib.error) as error:
             self.skipped.append((str(file), f"cannot be read: {error}"))
             return
-        except UnicodeDecodeError:
-            self.skipped.append((str(file), "no UTF-8"))
+        except UnicodeError:
+            self.skipped.append((str(file), "its text or its name is no UTF-8"))
             return
+        self.files.add(str(file))
         if "\x00" in text or not text.strip():
             self.skipped.append((str(file), "binary" if "\x00" in text else "empty"))
             return
-        self.files.add(str(file))
         for passage in self._rows(file, text) if is_rows else self._chunks(file, text):
             self.passages[passage.id] = passage
 
     def _rows(self, file: Path, text: str) -> Iterator[Passage]:
         contexts: set[str] = set()
-        for number, line in enumerate(text.split("\n"), start=1):  # splitlines() also splits inside JSON strings
-            if not line.strip():
-                continue
+        for number, line in numbered(text):
             try:
                 row = _row(line)
                 if row.get("text"):
@@ -135,7 +164,7 @@ def _chunk(file: Path, text: str, number: int, start: int, end: int) -> Passage:
 
 def _row(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_no_json)
+        row = parsed(line)
         if "\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -154,7 +183,3 @@ def _passage(row: dict[str, Any], text: object, file: Path, number: int, id_: ob
     title = {"title": row["title"]} if isinstance(row.get("title"), str) else {}
     name = f"{file}#{number}" if id_ is None or id_ == "" else str(id_)
     return Passage(name, text, metadata={"source": str(file), **title, **metadata})
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

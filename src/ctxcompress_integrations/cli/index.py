@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.lines import InputError
+from ctxcompress_integrations.cli.screen import say
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.cli.files import Reading
@@ -24,33 +25,49 @@ def index(
         list[str] | None, typer.Option(help="Take only such files from folders, as in '*.html'; repeatable.")
     ] = None,
     chunk_chars: Annotated[int, typer.Option(min=50, help="Characters per passage of a text file.")] = 1000,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove passages whose files are gone from the folders named.")
+    ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Add files to an index. What is unchanged since the last run costs nothing; chunks that a file lost go."""
+    """Add files to an index. What is unchanged since the last run costs nothing.
+
+    Passages that a file lost go. Ids begin with the path as it is given: name it alike in every run, from the same
+    working folder.
+    """
     from ctxcompress_integrations.cli.files import Reading
 
-    reading = Reading(chunk_chars, tuple(glob or ()), left_out=index)
+    reading = Reading(chunk_chars, tuple(glob or ()), left_out=index, prunes=prune)
     reading.read(paths)
-    if not reading.passages:
-        raise ValueError(f"nothing to index in {', '.join(map(str, paths))}: {_skipped(reading.skipped)}")
+    n_passages = n_changed = n_removed = 0
     try:
-        n_passages, n_changed, n_removed = _add(index, embedder, reading, is_quiet=as_json)
+        if reading.passages or index.exists():
+            n_passages, n_changed, n_removed = _add(index, embedder, reading, is_quiet=as_json)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)
         raise
+    if not reading.passages and not n_removed:
+        raise InputError(f"nothing to index in {', '.join(map(str, paths))}: {_skipped(reading.skipped)}")
     if as_json:
         figures = {
             "index": str(index),
             "n_passages": n_passages,
             "n_changed": n_changed,
             "n_removed": n_removed,
+            "n_gone": len(reading.gone),
             "n_read": len(reading.passages),
         }
         typer.echo(json.dumps(figures | {"n_skipped": len(reading.skipped), "skipped": reading.skipped[:20]}))
         return
-    typer.echo(f"{n_passages} passages in {index}, {n_changed} new or changed, {n_removed} removed")
+    say(f"{n_passages} passages in {index}, {n_changed} new or changed, {n_removed} removed")
+    if reading.gone and not prune:
+        say(
+            f"files gone: {', '.join(sorted(reading.gone)[:3])}{' ...' if len(reading.gone) > 3 else ''} "
+            f"({len(reading.gone)}); --prune removes their passages",
+            err=True,
+        )
     if reading.skipped:
-        typer.echo(_skipped(reading.skipped), err=True)
+        say(_skipped(reading.skipped), err=True)
 
 
 def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], as_json: o.Json = False) -> None:
@@ -67,7 +84,7 @@ def verify(index: Annotated[Path, typer.Argument(help="The index directory.")], 
     if as_json:
         typer.echo(json.dumps({"index": str(index), "n_passages": n_passages, "problems": problems}))
     else:
-        typer.echo("\n".join(problems) or f"{index}: {n_passages} passages, no problems")
+        say("\n".join(problems) or f"{index}: {n_passages} passages, no problems")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -81,9 +98,11 @@ def _add(path: Path, embedder: str, reading: Reading, *, is_quiet: bool) -> tupl
         CompressedIndex.create(path, embedder=embedder, exist_ok=True) as opened,
         progress_bar(Console(stderr=True, quiet=is_quiet)) as progress,
     ):
-        task = progress.add_task(f"indexing into {escape(str(path))}", total=len(passages))
+        task = progress.add_task("indexing", total=len(passages))
         n_changed = opened.add(passages, batch_size=64, progress=lambda n, _: progress.update(task, completed=n))
-        n_removed = opened.delete(reading.outdated(opened.ids()))
+        unread = [id_ for id_ in opened.ids() if id_ not in reading.passages]
+        others = (passage for n in range(0, len(unread), 1000) for passage in opened.get(unread[n : n + 1000]))
+        n_removed = opened.delete(reading.outdated(others))
         return len(opened), n_changed, n_removed
 
 

@@ -22,6 +22,15 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         raise typer.BadParameter(f"whole numbers are needed, got {text!r}", param_hint=option) from error
 
 
+def to_file(path: Path | None) -> Path | None:
+    """A file that is written in the end; what would hinder it is said before the work begins."""
+    if path is not None and path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder: name a file in it")
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {path.parent}: make it, or name another")
+    return path
+
+
 IndexDir = Annotated[Path, typer.Option("--index", help="The index directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 KeepRatio = Annotated[float | None, typer.Option(help="Kept / input tokens, in (0, 1]. 0.25 when no limit is given.")]

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import console, plain
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.index.summaries.info import SummaryInfo
@@ -64,7 +65,7 @@ def summarize(
         found = [asdict(info) | {"is_built": info.fingerprint == summarizer.fingerprint} for info in infos]
         typer.echo(json.dumps({"index": str(index), "n_computed": n_computed, "summaries": found}))
         return
-    Console().print(_table(infos))
+    console().print(_table(infos))
     typer.echo(f"{n_computed} computed by {summarizer.fingerprint[:12]}")
 
 
@@ -73,7 +74,7 @@ def _table(infos: list[SummaryInfo]) -> Table:
     for info in infos:
         table.add_row(
             info.fingerprint[:12],
-            escape(str(info.identity.get("method", ""))),
+            plain(str(info.identity.get("method", ""))),
             str(sum(info.rows.values())),
             str(info.n_missing),
             f"{info.n_vectors} x {info.width}",

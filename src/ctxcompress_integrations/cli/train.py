@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import say
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.evaluation.datasets import Dataset, Example
@@ -38,7 +39,9 @@ def probe(
     ] = None,
     device: o.Device = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=o.to_file, help="Write the figures to this file.")
+    ] = None,
 ) -> None:
     """Learn which attention heads of a decoder LM point at answers: the weights of the method 'probe'.
 
@@ -82,9 +85,9 @@ def _rows(files: list[Path]) -> tuple[list[Example], int]:
 def report_problems(dataset: Dataset) -> None:
     """The first rows of a file that could not be used, with their lines, on standard error."""
     for problem in dataset.problems[:N_SHOWN]:
-        typer.echo(f"{dataset.name}:{problem.line} skipped: {problem.why}", err=True)
+        say(f"{dataset.name}:{problem.line} skipped: {problem.why}", err=True)
     if len(dataset.problems) > N_SHOWN:
-        typer.echo(f"{dataset.name}: {len(dataset.problems)} rows skipped in all", err=True)
+        say(f"{dataset.name}: {len(dataset.problems)} rows skipped in all", err=True)
 
 
 def _write_figures(path: Path, figures: ProbeFigures, n_skipped: int) -> None:

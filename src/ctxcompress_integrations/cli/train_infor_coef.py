@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import TaskID
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import console, say
 
 
 def infor_coef(
@@ -40,7 +40,6 @@ def infor_coef(
     from ctxcompress_integrations.training.infor_coef import Recipe, Run, train_infor_coef
     from ctxcompress_integrations.training.loop import Progress
 
-    console = Console()
     if not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
     n_steps = o.numbers(steps, "--steps")
@@ -61,8 +60,9 @@ def infor_coef(
     )
     tokenizer = load_tokenizer(base)
     rows, dev = (load_labelled(data, f"{task}_{part}", tokenizer, limit=limit) for part in ("train", "dev"))
-    console.print(f"{task}: {len(rows)} rows, {len(dev)} dev rows", markup=False, highlight=False)
-    with progress_bar(console) as bar:
+    say(f"{task}: {len(rows)} rows, {len(dev)} dev rows")
+    shown = console()
+    with progress_bar(shown) as bar:
         bars: dict[str, TaskID] = {}
 
         def report(stage: str, state: Progress, n_steps: int) -> None:
@@ -72,13 +72,9 @@ def infor_coef(
             if state.dev and state.dev[-1][0] == state.step:
                 points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())
                 losses = " ".join(f"{value:.4f}" for value in state.losses[-1][1].values())
-                console.print(f"{stage} {state.step}: {points} (losses {losses})", highlight=False)
+                shown.print(f"{stage} {state.step}: {points} (losses {losses})")
 
         run = Run(rows, dev, out, recipe, device=device, report=report)
         train_infor_coef(run, dense=coef_weights.load(dense)[0] if dense is not None else None)
     figures = coef_weights.load(out)[2]["dev"]
-    console.print(
-        f"wrote {out}: accuracy {figures['accuracy']:.3f}, {figures['times_fewer']:.1f}x fewer FLOPs than BERT-base",
-        markup=False,
-        highlight=False,
-    )
+    say(f"wrote {out}: accuracy {figures['accuracy']:.3f}, {figures['times_fewer']:.1f}x fewer FLOPs than BERT-base")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from ctxcompress_integrations.cli.screen import console, say
 
 if TYPE_CHECKING:
     from ctxcompress_integrations.training.loop import Progress
@@ -27,8 +28,8 @@ def small_world(
 
     check("matplotlib", extra="eval")
     out.mkdir(parents=True, exist_ok=True)
-    plan, console = Plan(seed=seed), Console()
-    with progress_bar(console) as bar:
+    plan, shown = Plan(seed=seed), console()
+    with progress_bar(shown) as bar:
         tasks = {lesson: bar.add_task(lesson, total=plan.recipe(lesson).steps) for lesson in plan.lessons}
 
         def report(lesson: str, seen: Progress) -> None:
@@ -36,9 +37,9 @@ def small_world(
             if seen.dev and seen.dev[-1][0] == seen.step:
                 points = {**seen.losses[-1][1], **seen.dev[-1][1]}
                 said = ", ".join(f"{name} {value:.3f}" for name, value in points.items())
-                console.print(f"{lesson}, step {seen.step}: {said}", highlight=False)
+                shown.print(f"{lesson}, step {seen.step}: {said}")
 
         SmallWorld(out, plan, report=report).train()
     for curves in sorted(out.glob("*.curves.json")):
         plot_curves(curves)
-    console.print(f"wrote {', '.join(path.name for path in sorted(out.glob('small-world-*.safetensors')))}")
+    say(f"wrote {', '.join(path.name for path in sorted(out.glob('small-world-*.safetensors')))}")

@@ -73,10 +73,10 @@ def test_train_and_use(folder):
         (("--data", "rows.jsonl", "--out", "absent/p.st"), 2, "there is no folder absent"),
         (("--data", "rows.jsonl", "--out", "wrong.safetensors"), 2, "is a directory"),
         (("--data", "bad.jsonl"), 1, "bad.jsonl has no usable row (line 1: KeyError: 'context'"),
-        (("--data", "few.jsonl"), 1, "1 usable questions about 1 passages are too few"),
+        (("--data", "few.jsonl"), 2, "1 usable questions about 1 passages are too few"),
         (("--data", "rows.jsonl", "--model", "absent/lm"), 1, "cannot load the model 'absent/lm'"),
         (("--data", "rows.jsonl", "--template", "no place"), 1, "{passage}"),
-        (("--data", "rows.jsonl", "--dtype", "int3"), 1, "dtype must be one of"),
+        (("--data", "rows.jsonl", "--dtype", "int3"), 2, "dtype must be one of"),
     ],
 )
 def test_errors_name_the_cure_and_write_nothing(folder, arguments, code, message, monkeypatch, capsys):
