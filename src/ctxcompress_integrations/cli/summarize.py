@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ctxcompress_integrations.cli import options as o
@@ -52,7 +51,7 @@ def summarize(
             reader=reader,
         )
         with progress_bar(Console(stderr=True, quiet=as_json), transient=True) as bar:
-            task = bar.add_task(f"summarizing with {escape(method)}", total=None)
+            task = bar.add_task(f"summarizing with {method}", total=None)
             n_computed = opened.build_summaries(
                 summarizer,
                 codec=codec,

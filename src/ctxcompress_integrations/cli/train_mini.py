@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ctxcompress_integrations.cli import options as o
+from ctxcompress_integrations.cli.screen import console, plain, say
 from ctxcompress_integrations.cli.train import report_problems
 
 Out = Annotated[Path, typer.Option(dir_okay=False, help="Weights file to write; the curves go beside it.")]
@@ -63,7 +63,7 @@ def mini_fast(
     base: Annotated[str, typer.Option(help="The encoder that the followed weights were trained on.")] = "mini",
     weights: Annotated[Path | None, typer.Option(help="Weights to follow; those that ship if none.")] = None,
     heads: Annotated[int, typer.Option(min=1, help="Heads that every layer keeps.")] = 7,
-    inner: Annotated[int, typer.Option(min=1, help="Feed-forward neurons that every layer keeps.")] = 384,
+    inner: Annotated[int, typer.Option(min=1, help="Feed-forward neurons that every layer keeps.")] = 320,
     steps: Annotated[int, typer.Option(min=1)] = 8000,
     seed: Annotated[int, typer.Option()] = 0,
     limit: Limit = None,
@@ -89,11 +89,11 @@ def _read(
     if not out.parent.is_dir():
         raise typer.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
     check("matplotlib", extra="eval")
-    console, sets = Console(), load_training(files or None, data, limit=limit)
+    sets = load_training(files or None, data, limit=limit)
     for dataset in sets:
         report_problems(dataset)
         skipped = f", {len(dataset.problems)} rows skipped" if dataset.problems else ""
-        console.print(f"{dataset.name}: {len(dataset.examples)} questions{skipped}", markup=False, highlight=False)
+        say(f"{dataset.name}: {len(dataset.examples)} questions{skipped}")
     return {
         "examples": [example for dataset in sets for example in dataset.examples],
         "dev": [load_set(name, data, limit=100) for name in dev.split(",") if name],
@@ -108,8 +108,8 @@ def _train(train: Callable[..., Any], out: Path, recipe: Any) -> None:
     from ctxcompress_integrations.training.curves import plot_curves
     from ctxcompress_integrations.training.loop import Progress as State
 
-    console = Console()
-    with progress_bar(console) as bar:
+    shown = console()
+    with progress_bar(shown) as bar:
         task = bar.add_task("preparing", total=recipe.steps)
 
         def report(state: State) -> None:
@@ -117,8 +117,8 @@ def _train(train: Callable[..., Any], out: Path, recipe: Any) -> None:
             bar.update(task, completed=state.step, description=latest)
             if state.dev and state.dev[-1][0] == state.step:
                 points = ", ".join(f"{name} {value:.3f}" for name, value in state.dev[-1][1].items())
-                console.print(f"step {state.step}: {points}", markup=False, highlight=False)
+                shown.print(plain(f"step {state.step}: {points}"))
 
         train(out=out, recipe=recipe, report=report)
     plot = plot_curves(out.with_suffix(".curves.json"))
-    console.print(f"wrote {out} and {plot}", markup=False, highlight=False)
+    say(f"wrote {out} and {plot}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 
 from ctxcompress_integrations._progress import progress_bar
 from ctxcompress_integrations.errors import CtxCompressError
@@ -84,7 +83,7 @@ def evaluate(plan: Plan, tokenizer: Any, console: Any = None) -> list[Row]:
                 continue
             budgets = [*plan.budgets, *_thresholds(scorer)]
             for dataset in datasets:
-                progress.update(task, description=escape(f"{method} · {dataset.name}"))
+                progress.update(task, description=f"{method} · {dataset.name}")
                 try:
                     if plan.times:  # first: a scorer may remember passages
                         times += _times(dataset, method, scorer, count_tokens)
