@@ -122,7 +122,8 @@ def pruned_within(
 
     Args:
         budget: reader positions for all of it.
-        compress: a token budget -> the passages, compressed to it; called at most ``MAX_ROOMS`` times.
+        compress: a token budget -> the passages, compressed to it; called at most ``MAX_ROOMS`` times, twice if
+            it remembers no scores.
         passages: as retrieved.
         summaries: vectors by passage id; a passage that becomes text gives its vectors back.
         count_tokens: the reader's.
@@ -148,6 +149,8 @@ def pruned_within(
         room = left(used(wide))
         if wide.n_tokens_out <= room:
             return max(careful, wide, key=lambda result: result.n_tokens_out)
+        if not wide.from_cache:  # its scores are not remembered: another one would cost a forward
+            break
     return careful
 
 

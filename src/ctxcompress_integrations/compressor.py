@@ -178,6 +178,10 @@ class TextCompressor:
             results.append(CompressionResult(request.query, passages, n_in, n_out, seconds, is_cached))
         return results
 
+    def remembers(self, texts: Sequence[str]) -> bool:
+        """Whether the scores of a request for these texts are kept for the next one."""
+        return self._cache_size > 0 and sum(map(len, texts)) <= MAX_CACHED_CHARS
+
     def _meter(self, counter: TokenCounter) -> Meter:
         return Meter(counter, self._counts if counter is self._count_tokens else None)
 
@@ -199,7 +203,7 @@ class TextCompressor:
                 )
         with self._cache_lock:
             for key in keys:
-                if sum(map(len, key[1])) <= MAX_CACHED_CHARS:
+                if self.remembers(key[1]):
                     self._cache[key] = known.get(key) or fresh[key]
                     self._cache.move_to_end(key)
             while len(self._cache) > self._cache_size:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Span
 
@@ -26,14 +27,12 @@ def with_run(metadata: Mapping[str, Any], result: CompressionResult, passage: Co
     spans, starts, n_chars = list(passage.spans), starts_of(passage), len(passage.original)
     earlier = _earlier(metadata, n_chars)
     if earlier is not None:
-        of_source, begins, n_chars = earlier
         traced = [
-            (Span(source.start + low - begin, source.start + high - begin), start + low - span.start)
+            (source, start + at)
             for span, start in zip(spans, starts, strict=True)
-            for source, begin in zip(of_source, begins, strict=True)
-            if (low := max(span.start, begin)) < (high := min(span.end, begin + source.end - source.start))
+            for source, at in _traced(span, earlier)
         ]
-        spans, starts = [span for span, _ in traced], [start for _, start in traced]
+        spans, starts, n_chars = [span for span, _ in traced], [start for _, start in traced], earlier.n_chars_in
     places = {
         "spans": [list(span) for span in spans],
         "starts": starts,
@@ -47,7 +46,7 @@ def starts_of(passage: CompressedPassage) -> list[int]:
     """Where each span begins in the text that was kept."""
     if not passage.spans:
         return []
-    lengths = [end - start for start, end in passage.spans]
+    lengths = [_length(span) for span in passage.spans]
     gaps = [
         int(any(map(str.isspace, passage.original[before.end : after.start])))
         for before, after in pairwise(passage.spans)
@@ -58,13 +57,40 @@ def starts_of(passage: CompressedPassage) -> list[int]:
     return list(accumulate((length + gap for length, gap in zip(lengths, gaps, strict=False)), initial=0))
 
 
-def _earlier(metadata: Mapping[str, Any], n_chars: int) -> tuple[Sequence[Span], Sequence[int], int] | None:
-    """Spans, starts and ``n_chars_in`` of an earlier run, when it left the ``n_chars`` characters that are here now."""
+class _Run(NamedTuple):
+    """Where the text that an earlier run left stood in what had come in."""
+
+    spans: list[Span]
+    starts: list[int]
+    n_chars_in: int
+
+
+def _earlier(metadata: Mapping[str, Any], n_chars: int) -> _Run | None:
+    """The run that left the ``n_chars`` characters that are here now; None where metadata tells of none that could."""
     ours: Any = metadata.get(KEY)
     try:
         spans = [Span(int(start), int(end)) for start, end in ours["spans"]]
-        starts = [int(start) for start in ours["starts"]]
-        n_chars_in, is_ours = int(ours["n_chars_in"]), len(starts) == len(spans) and ours["n_chars_out"] == n_chars
-    except (KeyError, TypeError, ValueError):  # no run, or whatever else stands under the key
+        run = _Run(spans, [int(start) for start in ours["starts"]], int(ours["n_chars_in"]))
+        is_of_text = ours["n_chars_out"] == n_chars and len(run.starts) == len(spans)
+    except (KeyError, TypeError, ValueError, OverflowError):  # no run, or whatever else stands under the key
         return None
-    return (spans, starts, n_chars_in) if is_ours else None
+    borders = [border for span in spans for border in span]
+    places = [place for start, span in zip(run.starts, spans, strict=False) for place in (start, start + _length(span))]
+    return run if is_of_text and _ascend(borders, run.n_chars_in) and _ascend(places, n_chars) else None
+
+
+def _traced(span: Span, run: _Run) -> Iterator[tuple[Span, int]]:
+    """The stretches of the source that a span of the kept text shows, and where in the span each begins."""
+    for i in range(max(0, bisect_right(run.starts, span.start) - 1), bisect_left(run.starts, span.end)):
+        source, begin = run.spans[i], run.starts[i]
+        low, high = max(span.start, begin), min(span.end, begin + _length(source))
+        if low < high:
+            yield Span(source.start + low - begin, source.start + high - begin), low - span.start
+
+
+def _ascend(borders: Sequence[int], last: int) -> bool:
+    return all(a <= b for a, b in pairwise([0, *borders, last]))
+
+
+def _length(span: Span) -> int:
+    return span.end - span.start

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from ctxcompress_integrations.allocation import Allocation, allocate, pruned_within
+from ctxcompress_integrations.allocation import Allocation, allocate, label, pruned_within
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.host_figures import KEY, with_figures
 from ctxcompress_integrations.index.building import Summarizes
@@ -24,7 +24,7 @@ from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.pruning import untouched
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
-from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors
+from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors, join_passages
 
 SUMMARY = "summary"
 
@@ -119,10 +119,20 @@ class Reading:
 
     async def aarrange(self, passages: Sequence[Passage], query: str) -> Allocation:
         """:meth:`arrange` off the event loop; what is scored at the same time shares batches."""
-        if self.budget is not None and sum(self.reader.count_tokens(p.text) for p in passages) > self.budget:
-            compressor = await asyncio.to_thread(self.compressor)
-            await compressor.acompress(_numbered(passages), query, threshold=float("-inf"))  # its scores are remembered
+        compressor = await asyncio.to_thread(self._needed_for, passages)
+        if compressor is not None:
+            await compressor.acompress(_numbered(passages), query, threshold=float("-inf"))
         return await asyncio.to_thread(self.arrange, passages, query)
+
+    def _needed_for(self, passages: Sequence[Passage]) -> TextCompressor | None:
+        """The compressor, when it has to score these passages and remembers the scores."""
+        if self.budget is None:
+            return None
+        texts = [label(number, p.title) + p.text for number, p in enumerate(passages, start=1)]
+        if self.reader.count_tokens(join_passages(texts)) <= self.budget:
+            return None
+        compressor = self.compressor()
+        return compressor if compressor.remembers([p.text for p in passages]) else None
 
 
 def _numbered(passages: Sequence[Passage]) -> list[Passage]:

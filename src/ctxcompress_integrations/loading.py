@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, Unpack
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from ctxcompress_integrations.compressor import TextCompressor
@@ -120,10 +121,14 @@ class LazyCompressor:
     Args:
         key: what to load.
         built: a compressor that is there already; no pickle can carry it.
+
+    Attributes:
+        token: tells one that is built from any other; None where ``key`` says all.
     """
 
     def __init__(self, key: ModelKey, built: TextCompressor | None = None) -> None:
         self.key, self.built, self._compressor = key, built, built
+        self.token = None if built is None else uuid4().hex
 
     def get(self) -> TextCompressor:
         """The compressor, loaded; one that is loaded waits for no other."""

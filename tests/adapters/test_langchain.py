@@ -17,7 +17,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
-from ctxcompress_integrations import TextCompressor, load_compressor
+from ctxcompress_integrations import CompressedIndex, TextCompressor, load_compressor
 from ctxcompress_integrations.errors import WeightsMismatchError
 from ctxcompress_integrations.langchain import (
     CompressedIndexVectorStore,
@@ -356,6 +356,14 @@ def test_a_retriever_gets_only_what_it_takes(compressor):
     assert [d.page_content for d in made.invoke("one two", k=1)] == ["one"]
 
 
+def test_k_reaches_a_retriever_behind_a_binding(retriever):
+    inner = retriever.retriever.vectorstore.as_retriever(search_kwargs={"k": 1})
+    whole = ContextDocumentCompressor(method="lexical", keep_ratio=1.0)
+    for bound in (inner, inner.with_config(tags=["a"]), inner.with_config(tags=["a"]).with_retry()):
+        made = CompressedRetriever(retriever=bound, compressor=whole)
+        assert [len(made.invoke(QUERY, **given)) for given in ({}, {"k": 2})] == [1, 2]
+
+
 def test_a_field_that_no_retriever_has_or_no_request_could_use_is_refused(compressor):
     with pytest.raises(ValueError, match="keep_ratio"):
         CompressedRetriever(retriever=Picky(), keep_ratio=0.1)
@@ -381,6 +389,24 @@ def test_documents_keep_their_kind_and_their_fields(compressor):
 
     (found,) = compressor.compress_documents([Article(page_content=TEXTS[0], author="Ada")], QUERY)
     assert (type(found), found.author) == (Article, "Ada")
+
+
+def test_what_was_committed_before_a_failure_stays(tmp_path):
+    class Tiring(DeterministicFakeEmbedding):
+        def embed_documents(self, texts):
+            if "text 999" in texts:
+                raise ConnectionError("no answer")
+            return super().embed_documents(texts)
+
+    path, texts = tmp_path / "x.index", [f"text {i}" for i in range(1000)]
+    with pytest.raises(ConnectionError):
+        CompressedIndexVectorStore.from_texts(texts, Tiring(size=4), path=path)
+    with CompressedIndex.open(path, embedder=DeterministicFakeEmbedding(size=4)) as index:
+        assert 0 < len(index) < 1000
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "linked")
+    with pytest.raises(ValueError, match="what JSON cannot"):
+        CompressedIndexVectorStore.from_texts(["a"], Tiring(size=4), [{"x": object()}], path=tmp_path / "link")
 
 
 def test_texts_that_cannot_be_stored_leave_no_index_behind(tmp_path):

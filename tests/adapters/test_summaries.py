@@ -19,9 +19,10 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.storage.storage_context import StorageContext
+from llama_index.core.vector_stores.types import VectorStoreQuery
 
 from ctxcompress_integrations import CompressedIndex, Passage, TextCompressor
-from ctxcompress_integrations.errors import SummaryMismatchError
+from ctxcompress_integrations.errors import IndexNotFoundError, SummaryMismatchError
 from ctxcompress_integrations.host_reading import Reading, summary_key
 from ctxcompress_integrations.langchain import (
     ChatSummaryReader,
@@ -295,6 +296,20 @@ def test_a_cache_of_answers_knows_models_and_limits_apart(reader):
     assert same[0] != ChatSummaryReader(**fields, compressor=keeping)._identifying_params
 
 
+def test_built_compressors_are_told_apart(reader):
+    made = ChatSummaryReader.from_reader(reader, compressor=lexical())
+    other = made.model_copy(update={"compressor": lexical()})
+    assert made._identifying_params == made.model_copy()._identifying_params != other._identifying_params
+
+
+def test_an_index_is_opened_for_passages_alone(tmp_path, reader):
+    llm = ChatSummaryReader.from_reader(reader, max_tokens=2)
+    llm.index = str(tmp_path / "none")
+    assert asyncio.run(llm.ainvoke("Hi")).text == llm.invoke("Hi").text
+    with pytest.raises(IndexNotFoundError):
+        asyncio.run(llm.ainvoke([HumanMessage(content=passage_blocks([Document(page_content="Text.")]))]))
+
+
 def test_copies_share_the_reader(reader):
     made = ChatSummaryReader.from_reader(reader, stop=["x"], compressor=lexical())
     copied = copy.deepcopy(made)
@@ -306,7 +321,8 @@ def test_copies_share_the_reader(reader):
 def test_it_counts_as_its_reader_does():
     llm, _ = listening()
     assert llm.get_num_tokens("one two three") == 3
-    assert trim_messages([HumanMessage("a b c d"), HumanMessage("e f")], max_tokens=12, token_counter=llm)
+    asked = [HumanMessage("a b c d e f g h"), HumanMessage("i j")]
+    assert trim_messages(asked, max_tokens=6, token_counter=llm) == asked[1:]
     assert llm.invoke("Hi", max_tokens=None).text == "fine"
 
 
@@ -317,7 +333,8 @@ def test_without_a_budget_no_compressor_is_loaded():
     assert asked == [f"[1] {TEXTS[0]}"]
 
 
-def test_questions_asked_at_the_same_time_are_scored_together():
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_questions_asked_at_the_same_time_are_scored_together(is_streaming):
     batches = []
 
     class Counting(Lexical):
@@ -333,10 +350,13 @@ def test_questions_asked_at_the_same_time_are_scored_together():
         for i in range(12)
     ]
 
-    async def all_at_once():
-        await asyncio.gather(*(llm.ainvoke(prompt) for prompt in prompts))
+    async def streamed(prompt):
+        return "".join([chunk.text async for chunk in llm.astream(prompt)])
 
-    asyncio.run(all_at_once())
+    async def all_at_once(ask):
+        await asyncio.gather(*map(ask, prompts))
+
+    asyncio.run(all_at_once(streamed if is_streaming else llm.ainvoke))
     assert len(asked) == sum(batches) == 12
     assert len(batches) <= 4
 
@@ -346,7 +366,14 @@ def test_a_passage_cannot_name_a_summary_of_its_own(tmp_path, beside):
     with CompressedIndex.create(tmp_path / "b.index", embedder=DeterministicFakeEmbedding(size=8)) as index:
         index.add([Passage("p", "Text.", metadata={"ctxcompress": {"summary": "other", **beside}, "n": 1})])
         (document,) = CompressedIndexVectorStore(index).similarity_search("?", k=1)
-        assert document.metadata == ({"ctxcompress": beside, "n": 1} if beside else {"n": 1})
+        wanted = {"ctxcompress": beside, "n": 1} if beside else {"n": 1}
+        assert document.metadata == CompressedIndexVectorStore(index).get_by_ids(["p"])[0].metadata == wanted
+    store = LlamaStore(tmp_path / "l.index")
+    metadata = {"ctxcompress": {"summary": "other", **beside}, "n": 1}
+    store.add([TextNode(id_="p", text="Text.", metadata=metadata, embedding=[1.0, 0.0])])
+    (node,) = store.query(VectorStoreQuery(query_embedding=[1.0, 0.0], similarity_top_k=1)).nodes
+    assert node.metadata == store.get_nodes(["p"])[0].metadata == wanted
+    store.close()
 
 
 # -- LlamaIndex

@@ -52,6 +52,11 @@ def test_starts_with_gaps_of_several_widths():
         {"spans": [[0, 4]], "starts": [0], "n_chars_in": 90, "n_chars_out": 4},  # another text
         {"spans": [[0, 9], [1]], "starts": [0, 1], "n_chars_in": 90, "n_chars_out": 9},
         {"spans": [[0, 9]], "starts": [0, 1], "n_chars_in": 90, "n_chars_out": 9},
+        {"spans": [[0, float("inf")]], "starts": [0], "n_chars_in": 90, "n_chars_out": 9},
+        {"spans": [[-5, 4]], "starts": [0], "n_chars_in": 90, "n_chars_out": 9},
+        {"spans": [[0, 9]], "starts": [0], "n_chars_in": 3, "n_chars_out": 9},
+        {"spans": [[0, 9]], "starts": [1], "n_chars_in": 90, "n_chars_out": 9},
+        {"spans": [[5, 9], [0, 4]], "starts": [0, 5], "n_chars_in": 90, "n_chars_out": 9},
         {"spans": "x", "starts": [0], "n_chars_in": 90, "n_chars_out": 9},
         {"spans": [[0, 9]]},
         "text",

@@ -100,7 +100,7 @@ def _show(answer: Answer) -> None:
     for name, settings in {
         "passage": {"overflow": "fold"},
         "similarity": {"justify": "right"},
-        "kept": {"ratio": 1},
+        "kept": {"ratio": 1, "overflow": "fold"},
     }.items():
         table.add_column(name, **settings)  # type: ignore[arg-type]
     for passage in answer.result.passages:

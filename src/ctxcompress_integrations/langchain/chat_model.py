@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Self
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from ctxcompress_integrations.langchain.compressor import ContextDocumentCompres
 from ctxcompress_integrations.langchain.turns import retrieved_in, turn_of, with_pieces
 from ctxcompress_integrations.readers.base import Part, Reader
 
+_OPENING = threading.Lock()
 _UNUSED = {"api_key", "base_url", "max_retries", "streaming", "timeout"}
 
 
@@ -69,8 +71,7 @@ class ChatSummaryReader(BaseChatModel):
     _reader: Reader | None = PrivateAttr(default=None)
     _index: CompressedIndex | None = PrivateAttr(default=None)
     _on_miss: Summarizes | None = PrivateAttr(default=None)
-    _is_given: bool = PrivateAttr(default=False)
-    _instance: str = PrivateAttr(default_factory=lambda: uuid4().hex)
+    _given: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +92,7 @@ class ChatSummaryReader(BaseChatModel):
         ``on_miss`` makes the vectors of passages that were added or changed since summaries were built.
         """
         made = cls(**fields)
-        made._reader, made._index, made._on_miss, made._is_given = reader, index, on_miss, True
+        made._reader, made._index, made._on_miss, made._given = reader, index, on_miss, uuid4().hex
         return made
 
     @property
@@ -104,8 +105,7 @@ class ChatSummaryReader(BaseChatModel):
         ours = set(ChatSummaryReader.model_fields) - set(BaseChatModel.model_fields)
         fields = {name: getattr(self, name) for name in sorted(ours)}
         fields["compressor"] = {name: getattr(self.compressor, name) for name in type(self.compressor).model_fields}
-        is_built = self._is_given or self.compressor._source().built is not None
-        return {**fields, "instance": self._instance} if is_built else fields
+        return {**fields, "built": (self._given, self.compressor._source().token)}
 
     def _generate(
         self,
@@ -141,8 +141,28 @@ class ChatSummaryReader(BaseChatModel):
             if run_manager is not None:
                 run_manager.on_llm_new_token(piece, chunk=chunk)
             yield chunk
-        end = AIMessageChunk(content="", chunk_position="last", **self._figures(parts, text))
-        yield ChatGenerationChunk(message=end)
+        yield self._end(parts, text)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        parts, text = await self._aparts(messages), ""
+        pieces = await asyncio.to_thread(self._read().stream, parts, **self._limits(stop, kwargs))
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            text += piece
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            if run_manager is not None:
+                await run_manager.on_llm_new_token(piece, chunk=chunk)
+            yield chunk
+        yield await asyncio.to_thread(self._end, parts, text)
+
+    def _end(self, parts: Sequence[Part], text: str) -> ChatGenerationChunk:
+        message = AIMessageChunk(content="", chunk_position="last", **self._figures(parts, text))
+        return ChatGenerationChunk(message=message)
 
     def get_num_tokens(self, text: str) -> int:
         """Tokens of ``text`` in the reader's vocabulary, where it is known."""
@@ -158,8 +178,11 @@ class ChatSummaryReader(BaseChatModel):
     async def _aparts(self, messages: Sequence[BaseMessage]) -> list[Part]:
         turn = turn_of(messages)
         passages, query = retrieved_in(turn)
+        if not passages:
+            await asyncio.to_thread(self._read)
+            return with_pieces(turn, ())
         reading = await asyncio.to_thread(self._reading)
-        return with_pieces(turn, (await reading.aarrange(passages, query)).pieces if passages else ())
+        return with_pieces(turn, (await reading.aarrange(passages, query)).pieces)
 
     def _reading(self) -> Reading:
         return Reading(self._read(), self._opened(), self.compressor._loaded, self.budget, self._on_miss)
@@ -171,9 +194,10 @@ class ChatSummaryReader(BaseChatModel):
         return self._reader
 
     def _opened(self) -> CompressedIndex | None:
-        if self._index is None and self.index is not None:
-            self._index = CompressedIndex.open(self.index, read_only=True)
-        return self._index
+        with _OPENING:
+            if self._index is None and self.index is not None:
+                self._index = CompressedIndex.open(self.index, read_only=True)
+            return self._index
 
     def _limits(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         wanted = given.get("max_tokens")
@@ -192,7 +216,7 @@ class ChatSummaryReader(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def __getstate__(self) -> dict[Any, Any]:
-        made = {"_reader": None, "_index": None, "_on_miss": None, "_is_given": False}
+        made = {"_reader": None, "_index": None, "_on_miss": None, "_given": None}
         state = super().__getstate__()
         return {**state, "__pydantic_private__": {**(state["__pydantic_private__"] or {}), **made}}
 

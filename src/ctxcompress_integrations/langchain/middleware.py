@@ -17,8 +17,9 @@ class ContextCompressionMiddleware(AgentMiddleware[Any, Any, Any]):
     """Prune the results of an agent's tools to what the latest question needs, before each call of its model.
 
     One limit holds for all results of a call. The agent's state keeps them whole, so that another question finds all of
-    them. Errors, blank results and blocks that are no text pass as they are; the figures of the run stand in
-    ``response_metadata["ctxcompress"]`` of each message, as a list where its content is one.
+    them. Errors, blank results and blocks that are no text pass as they are; blocks of which nothing is kept are left
+    out. The figures of the run stand in ``response_metadata["ctxcompress"]`` of each message, as a list where its
+    content is one.
 
     Args:
         compressor: what prunes, and to how much; its ``drop_empty`` plays no part: models want an answer to each of
@@ -102,15 +103,22 @@ def _with(request: ModelRequest[Any], pruned: Sequence[Document]) -> ModelReques
 
 
 def _shortened(message: AnyMessage, documents: dict[int, Document]) -> AnyMessage:
-    """A copy with the texts of ``documents``, by the place of their block."""
-    figures = [document.metadata.get(KEY) for document in documents.values()]
+    """A copy with the texts of ``documents``, by the place of their block; no model takes a block without a text."""
+    content: Any
     if isinstance(message.content, str):
-        content: Any = documents[0].page_content
+        content = documents[0].page_content
     else:
-        content = list(message.content)
-        for place, document in documents.items():
-            block, text = content[place], document.page_content
-            content[place] = text if isinstance(block, str) else {**block, "text": text}
-    written = {KEY: figures[0] if isinstance(message.content, str) else figures}
+        blocks = [_block(b, documents.get(place)) for place, b in enumerate(message.content)]
+        content = [block for block in blocks if block is not None] or ""
+    figures = [document.metadata[KEY] for document in documents.values() if KEY in document.metadata]
+    written = {KEY: figures[0] if isinstance(message.content, str) else figures} if figures else {}
     update = {"content": content, "response_metadata": {**message.response_metadata, **written}}
     return message.model_copy(update=update)
+
+
+def _block(block: str | dict[str, Any], document: Document | None) -> str | dict[str, Any] | None:
+    """A block with what was kept of its text; None when that is nothing."""
+    if document is None:
+        return block
+    text = document.page_content
+    return (text if isinstance(block, str) else {**block, "text": text}) if text else None

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, RetrieverLike
+from langchain_core.runnables.base import RunnableBindingBase
 from pydantic import ConfigDict, Field
 
 from ctxcompress_integrations._numbers import whole
@@ -52,8 +53,11 @@ class CompressedRetriever(BaseRetriever):
 
     def _arguments(self, wanted: int | None) -> dict[str, Any]:
         """``k`` for the retriever, when one is asked for and the retriever takes it at run time."""
-        if wanted is None or not isinstance(self.retriever, BaseRetriever):
+        inner = self.retriever
+        while isinstance(inner, RunnableBindingBase):  # with_config(), with_retry() ...
+            inner = inner.bound
+        if wanted is None or not isinstance(inner, BaseRetriever):
             return {}
-        taken = signature(self.retriever._get_relevant_documents).parameters
+        taken = signature(inner._get_relevant_documents).parameters
         has_k = "k" in taken or any(p.kind is Parameter.VAR_KEYWORD for p in taken.values())
         return {"k": wanted} if has_k else {}

@@ -85,7 +85,9 @@ def retrieved_in(turn: Turn) -> tuple[list[Passage], str]:
     """The passages of a turn, and what they are pruned for: what the last of them was retrieved for, or its texts."""
     retrieved = [part for part in turn if isinstance(part, Retrieved)]
     text = "".join(part for part in turn if isinstance(part, str)).strip()
-    asked = [query for part in retrieved[-1:] for query in (part.query, text, part.passage.text) if query.strip()]
+    asked = [
+        query for part in retrieved[-1:] for query in (part.query, text, part.passage.text) if query and query.strip()
+    ]
     return [part.passage for part in retrieved], asked[0] if asked else ""
 
 

@@ -61,15 +61,18 @@ class CompressedIndexVectorStore(VectorStore):
             raise TypeError(f"unknown argument {sorted(kwargs)[0]!r}")
         folder = tempfile.TemporaryDirectory(prefix="ctxcompress-") if path is None else None
         root: str | Path = Path(folder.name) / "store.index" if path is None and folder else Path(path or "")
+        is_new = not Path(root).exists()
         index = CompressedIndex.create(root, embedder=embedding)
         store = cls(index, embedding=embedding)
         if folder is not None:
             weakref.finalize(store, _dispose, index, folder)
         try:
             store.add_texts(texts, metadatas, ids=ids)
-        except BaseException:
+        except Exception:
+            is_bare = is_new and not len(index)
             index.close()
-            shutil.rmtree(root)  # it was made here, and the next call should find its place free
+            if is_bare:  # the next call finds its place free
+                shutil.rmtree(root)
             raise
         return store
 
@@ -156,7 +159,7 @@ class CompressedIndexVectorStore(VectorStore):
 
 
 def _document(passage: Passage) -> Document:
-    return Document(id=passage.id, page_content=passage.text, metadata=dict(passage.metadata))
+    return Document(id=passage.id, page_content=passage.text, metadata=with_summary_key(passage.metadata, None))
 
 
 def _dispose(index: CompressedIndex, folder: tempfile.TemporaryDirectory[str]) -> None:

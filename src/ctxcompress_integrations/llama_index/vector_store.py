@@ -162,8 +162,8 @@ class CompressedIndexVectorStore(BasePydanticVectorStore):
 
     def _found(self, passage: Passage) -> BaseNode:
         node = _node(passage)
+        node.metadata = with_summary_key(node.metadata, self.summaries)
         if self.summaries is not None:
-            node.metadata = with_summary_key(node.metadata, self.summaries)
             hide(node)
         return node
 
@@ -181,4 +181,6 @@ def _passage(node: BaseNode) -> Passage:
 
 
 def _node(passage: Passage) -> BaseNode:
-    return metadata_dict_to_node(dict(passage.metadata), text=passage.text)
+    node = metadata_dict_to_node(dict(passage.metadata), text=passage.text)
+    node.metadata = with_summary_key(node.metadata, None)
+    return node

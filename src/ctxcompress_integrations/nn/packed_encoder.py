@@ -71,17 +71,18 @@ def mixed_values(q: Tensor, k: Tensor, v: Tensor, is_padding: Tensor | None = No
     Args:
         is_padding: bool ``[b, n]``, keys that nobody attends to.
     """
+    b, h, n, e = q.shape
     is_cpu = q.device.type == "cpu"
-    few = max(1, MAX_SCORES // (q.shape[1] * q.shape[2] ** 2)) if is_cpu else len(q)
-    in_fp32 = is_cpu and q.shape[2] % 32 != 0
+    few = max(1, MAX_SCORES // (h * n * n)) if is_cpu else b
+    in_fp32 = is_cpu and n % 32 != 0 and q.dtype == torch.bfloat16
+    hidden: Sequence[Tensor | None] = [None] * b if is_padding is None else torch.split(is_padding, few)
     parts = []
-    for at in range(0, len(q), few):
-        here = slice(at, at + few)
-        scores = (q[here] * q.shape[-1] ** -0.5) @ k[here].transpose(-1, -2)
-        if is_padding is not None:
-            scores = scores.masked_fill(is_padding[here, None, None], torch.finfo(scores.dtype).min)
+    for some_q, some_k, some_v, is_hidden in zip(*(torch.split(x, few) for x in (q, k, v)), hidden, strict=False):
+        scores = (some_q * e**-0.5) @ some_k.transpose(-1, -2)
+        if is_hidden is not None:
+            scores = scores.masked_fill(is_hidden[:, None, None], torch.finfo(scores.dtype).min)
         shares = scores.softmax(dim=-1, dtype=torch.float32 if in_fp32 else None)
-        parts.append(shares.to(v.dtype) @ v[here])
+        parts.append(shares.to(v.dtype) @ some_v)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

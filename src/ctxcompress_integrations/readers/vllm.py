@@ -96,6 +96,7 @@ class VLLMReader(PooledReader):
             raise ValueError("an embedding without a tokenizer embeds nothing: pass tokenizer=, too")
         self._server = Server(url, api_key=api_key or os.environ.get("VLLM_API_KEY"), timeout=timeout)
         self.model, self.tokenizer, self._identity, self._adapters = model, tokenizer, identity, dict(adapters)
+        self.counts_tokens = tokenizer is not None
         self._frame = None if tokenizer is None else PromptTemplate.of(tokenizer, "plain")
         self._splicer = None if embedding is None else Splicer(embedding, tokenizer)
         self._refusal: str | None = None  # what the server said when it did not know vectors in a chat

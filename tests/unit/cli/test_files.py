@@ -47,8 +47,9 @@ def test_rows_keep_their_ids_and_metadata(tmp_path):
     passages, skipped = read(tmp_path, "a.jsonl", rows)
     assert skipped == []
     assert [p.id.replace(str(tmp_path / "a.jsonl"), "") for p in passages] == ["0", "#2", "#4"]
-    assert passages[0].metadata == {"source": "a book", "page": 3}, "a source of its own stays"
-    assert passages[1].metadata == {"source": str(tmp_path / "a.jsonl"), "title": "T"}
+    own = {"ctxcompress": {"file": str(tmp_path / "a.jsonl")}}
+    assert passages[0].metadata == {"source": "a book", "page": 3, **own}, "a source of its own stays"
+    assert passages[1].metadata == {"source": str(tmp_path / "a.jsonl"), "title": "T", **own}
     assert [p.text for p in passages] == ["zero", "Shared.", "one \u2028 line"]
 
 

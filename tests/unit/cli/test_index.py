@@ -74,6 +74,9 @@ def test_what_was_not_named_stays(folder, index):
         Passage("n", "a number for a source", metadata={"source": 7}),
         Passage("book", "a source that is no file", metadata={"source": "a book"}),
         Passage("note", "a note on a file", metadata={"source": "docs/a.txt"}),
+        Passage("theirs", "of another loader", metadata={"source": "docs/rows.jsonl"}),
+        Passage("docs/rows.jsonl#9", "of another loader", metadata={"source": "docs/rows.jsonl"}),
+        Passage("list", "a list for a name", metadata={"ctxcompress": {"file": ["docs/a.txt"]}}),
         Passage("web", "a web address", metadata={"source": "https://example.org/rows.jsonl"}),
         Passage("up", "beside the folder", metadata={"source": "../rows.jsonl"}),
         Passage("nul", "no path at all", metadata={"source": "rows\x00.jsonl"}),
@@ -90,6 +93,29 @@ def test_what_was_not_named_stays(folder, index):
     assert index("docs", "--prune")[1] == expected - {"docs/a.txt#0"}
     (folder / "docs" / "sub" / "b.txt").write_bytes("Größe".encode("latin-1"))
     assert index("docs", "--prune")[1] == expected - {"docs/a.txt#0"}, "what cannot be read is not known to be lost"
+
+
+def test_rows_that_name_another_source_are_their_files(folder, index):
+    rows = folder / "docs" / "rows.jsonl"
+    rows.write_text('{"text": "one", "metadata": {"source": "docs/a.txt"}}\n{"text": "two"}\n')
+    assert index("docs")[1] == {"docs/a.txt#0", "docs/rows.jsonl#1", "docs/rows.jsonl#2", "docs/sub/b.txt#0"}
+    assert index("docs/a.txt")[1] >= {"docs/rows.jsonl#1"}
+    rows.write_text('\n{"text": "two"}\n')
+    assert index("docs")[1] == {"docs/a.txt#0", "docs/rows.jsonl#2", "docs/sub/b.txt#0"}
+
+
+def test_rows_that_cannot_be_read_are_not_known_to_be_lost(folder, index):
+    index("docs")
+    (folder / "docs" / "rows.jsonl").write_text('{"id": "r1", "text": "one"}\n{"id": "r2", "te\n')
+    figures, ids = index("docs")
+    assert (ids, figures["n_skipped"]) == (ALL, 1)
+
+
+def test_nothing_to_index_makes_no_index(folder, command):
+    (folder / "empty.txt").write_text("")
+    (folder / "x.index").mkdir()
+    assert command("index", "empty.txt", "--index", "x.index")[0] == 1
+    assert not list((folder / "x.index").iterdir())
 
 
 def test_nothing_to_index_leaves_an_index_as_it_is(folder, index, command):

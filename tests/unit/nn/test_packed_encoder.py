@@ -105,7 +105,8 @@ def test_segment_max_is_the_loop():
 def test_attention_a_few_sequences_at_a_time_equals_the_formula(monkeypatch, dtype, n, padded, max_scores):
     monkeypatch.setattr(packed_encoder, "MAX_SCORES", max_scores)
     generator = torch.Generator().manual_seed(n)
-    q, k, v = (torch.randn(5, 2, n, 8, generator=generator).to(dtype) for _ in range(3))
+    inputs = [torch.randn(5, 2, n, 8, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    q, k, v = inputs
     lengths = torch.tensor([n, 3, n, 1, n // 2 + 1])[:, None]
     is_padding = torch.arange(n)[None] >= lengths if padded else None
     found = packed_encoder.mixed_values(q, k, v, is_padding)
@@ -114,4 +115,9 @@ def test_attention_a_few_sequences_at_a_time_equals_the_formula(monkeypatch, dty
         scores = scores.masked_fill(is_padding[:, None, None], -torch.inf)
     exact = scores.softmax(dim=-1) @ v.double()
     assert found.dtype == dtype
+    direction = torch.randn(found.shape, generator=generator)
+    ours, theirs = (torch.autograd.grad((out * direction).sum(), inputs) for out in (found, exact))
+    atol, rtol = (1e-5, 0) if dtype == torch.float32 else (5e-2, 1e-2)
+    for mine, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, wanted, atol=atol, rtol=rtol)
     torch.testing.assert_close(found.double(), exact, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)
