@@ -47,7 +47,7 @@ def test_it_comes_nearer_to_what_it_follows_and_loads(whole, tmp_path):
     made = train_mini_fast(list(examples(0, 60)), out, recipe(base), weights=weights, dev=dev, calibration=dev)
     curves = json.loads(out.with_suffix(".curves.json").read_text())
     first, last = curves["losses"][0][1], curves["losses"][-1][1]
-    assert all(last[name] < first[name] for name in ("layers", "vectors", "scores")), (first, last)
+    assert all(last[name] < first[name] for name in ("layers", "vectors", "scores", "among_all")), (first, last)
     followed = load_compressor("mini", model=base, weights=str(weights), device="cpu", dtype="float32")
     loaded = load_compressor("mini", model=base, weights=str(out), device="cpu", dtype="float32")
     assert {(layer.n_heads, layer.n_inner) for layer in loaded.scorer.encoder.model.encoder.layers} == {(1, 12)}
