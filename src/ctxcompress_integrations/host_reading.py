@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from ctxcompress_integrations.allocation import Allocation, allocate, label, pruned_within
+from ctxcompress_integrations.allocation import Allocation, allocate, label
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.host_figures import KEY, with_figures
 from ctxcompress_integrations.index.building import Summarizes
@@ -25,6 +25,7 @@ from ctxcompress_integrations.pruning import untouched
 from ctxcompress_integrations.readers import load_reader
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import CompressionResult, Passage, SummaryVectors, join_passages
+from ctxcompress_integrations.room import pruned_within
 
 SUMMARY = "summary"
 

@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from ctxcompress_integrations._numbers import whole
-from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, check_form, label, pruned_within
+from ctxcompress_integrations.allocation import Allocation, Allowed, allocate, check_form, label
 from ctxcompress_integrations.lookup import vectors_for
 from ctxcompress_integrations.options import OptionArguments
 from ctxcompress_integrations.readers.base import Reader
 from ctxcompress_integrations.records import PASSAGE_SEPARATOR, CompressionResult, Passage, SummaryVectors
+from ctxcompress_integrations.room import pruned_within
 from ctxcompress_integrations.text.parts import Part
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctxcompress_integrations import load_compressor
-from ctxcompress_integrations.allocation import FORMS, allocate, pruned_within
+from ctxcompress_integrations.allocation import FORMS, allocate
 from ctxcompress_integrations.records import CompressedPassage, CompressionResult, Passage, Span, SummaryVectors
+from ctxcompress_integrations.room import pruned_within
 from ctxcompress_integrations.testing.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

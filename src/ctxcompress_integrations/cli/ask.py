@@ -97,12 +97,9 @@ def ask(
 def _show(answer: Answer) -> None:
     """What was kept of each passage, the figures, and the answer where there is one."""
     table = Table(expand=True)
-    for name, settings in {
-        "passage": {"overflow": "fold"},
-        "similarity": {"justify": "right"},
-        "kept": {"ratio": 1, "overflow": "fold"},
-    }.items():
-        table.add_column(name, **settings)  # type: ignore[arg-type]
+    table.add_column("passage", overflow="fold")
+    table.add_column("similarity", justify="right")
+    table.add_column("kept", ratio=1, overflow="fold")
     for passage in answer.result.passages:
         table.add_row(plain(passage.id), f"{passage.score:.2f}", plain(passage.text) or Text("nothing", "dim"))
     console().print(table)

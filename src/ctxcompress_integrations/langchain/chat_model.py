@@ -151,8 +151,7 @@ class ChatSummaryReader(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         parts, text = await self._aparts(messages), ""
-        pieces = await asyncio.to_thread(self._read().stream, parts, **self._limits(stop, kwargs))
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        async for piece in self._read().astream(parts, **self._limits(stop, kwargs)):
             text += piece
             chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
             if run_manager is not None:

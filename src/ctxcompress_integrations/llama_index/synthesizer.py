@@ -6,8 +6,7 @@ them, because their ids and metadata say which of them have summary vectors in t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
@@ -109,7 +108,7 @@ class SummarySynthesizer(BaseSynthesizer):
         allocation = await self._reading.aarrange(_passages(text_chunks, found), query_str)
         parts = around(allocation.parts, query_str, self.prompt)
         if self._streaming:
-            return self._astream(parts)
+            return self.reader.astream(parts, max_new_tokens=self.max_new_tokens)
         return await self.reader.agenerate(parts, max_new_tokens=self.max_new_tokens)
 
     @property
@@ -118,11 +117,6 @@ class SummarySynthesizer(BaseSynthesizer):
 
     def _stream(self, parts: Sequence[Part]) -> Generator[str, None, None]:
         yield from self.reader.stream(parts, max_new_tokens=self.max_new_tokens)
-
-    async def _astream(self, parts: Sequence[Part]) -> AsyncGenerator[str, None]:
-        pieces = iter(self.reader.stream(parts, max_new_tokens=self.max_new_tokens))
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield piece
 
     def _get_prompts(self) -> PromptDictType:
         return {}

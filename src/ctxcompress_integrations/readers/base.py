@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctxcompress_integrations._batching import MicroBatcher
@@ -86,6 +86,14 @@ class Reader(ABC):
         """
         request = check_request(parts, max_new_tokens, stop)
         return await asyncio.wrap_future(self._batcher.submit(request))
+
+    async def astream(
+        self, parts: Sequence[Part], *, max_new_tokens: int = 128, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[str, None]:
+        """:meth:`stream` off the event loop."""
+        pieces = await asyncio.to_thread(self.stream, parts, max_new_tokens=max_new_tokens, stop=stop)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
 
     def positions(self, parts: Sequence[Part]) -> int:
         """Reader positions of the parts: tokens of texts (neighbouring ones are one text), vectors of summaries."""
