@@ -70,7 +70,7 @@ def mini_fast(
     device: o.Device = "auto",
 ) -> None:
     """Cut heads and neurons out of trained weights and teach what is left to score as they do, or go on where an
-    interrupted run with the same arguments stopped. Two and a half hours on one CPU core.
+    interrupted run with the same arguments stopped. About 100 minutes on two CPU cores.
     """
     from ctxcompress_integrations.training.mini_fast import Recipe, train_mini_fast
 
