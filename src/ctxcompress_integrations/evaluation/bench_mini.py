@@ -28,22 +28,22 @@ from ctxcompress_integrations.scorers.mini import Mini
 QUALITY_FILE = "xquad_12lang"
 N_PASSAGES = 10_000
 N_QUESTIONS = 100
-N_CALLS = 20
+N_CALLS, N_WARM_UP = 20, 2
 BATCH = 64
 
 
 def bench_mini(report: Callable[[Row], None], *, data: Path | None, device: str = "auto") -> None:
     """Measure and hand each row to ``report`` as soon as it is known."""
     scorer = Mini.load(device=device)
-    _calls(report, scorer, Mini.load(device=device, fast=True))
+    fast = Mini.load(device=device, fast=True)
+    _calls(report, scorer, fast)
+    _scoring(report, scorer, fast)
     _answer_kept(report, scorer, data)
     _ask(report, scorer, data)
 
 
-def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
-    """Whole ``compress`` calls over 20 passages of 150 tokens: seen for the first time, and asked about again; by the
-    fast form for the first time. Of both forms the scoring alone, too.
-    """
+def _texts(scorer: Mini) -> Callable[[int], str]:
+    """Sentences of 14 drawn words, each a token of its own: a text of so many words."""
     generator = np.random.default_rng(0)
     words = [word for word in scorer.encoder.tokenizer.get_vocab() if word.isascii() and word.isalpha()]
     words = sorted(word for word in words if len(word) > 2)
@@ -53,33 +53,49 @@ def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
         sentences = [" ".join(drawn[at : at + 14]).capitalize() for at in range(0, n_words, 14)]
         return ". ".join(sentences) + "."
 
+    return text
+
+
+def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
+    """Whole ``compress`` calls over 20 passages of 150 tokens: seen for the first time, and asked about again; by the
+    fast form for the first time.
+    """
+    text = _texts(scorer)
     whole, thin = (TextCompressor(s, cache_size=0, keep_ratio=0.25) for s in (scorer, fast))
     ways = {"uncached": (whole, "<= 150"), "cached passage states": (whole, "<= 25"), "fast, uncached": (thin, None)}
     ms: dict[str, list[float]] = {name: [] for name in ways}
-    alone: dict[Mini, list[float]] = {scorer: [], fast: []}
-    for number in range(N_CALLS + 2):
+    for number in range(N_CALLS + N_WARM_UP):
         passages = [text(140) for _ in range(20)]  # and ten full stops
-        request = ScoreRequest([text(140) for _ in range(20)], f"which {text(6)[:-1]}?")
-        for form, taken in alone.items():
-            started = time.perf_counter()
-            form.score([request])
-            if number >= 2:  # the first two warm up
-                taken.append(1000 * (time.perf_counter() - started))
         for name, (compressor, _) in ways.items():
             result = compressor.compress(passages, f"which {text(6)[:-1]}?")
-            if number >= 2:
+            if number >= N_WARM_UP:
                 ms[name].append(1000 * result.seconds)
-    median = {name: statistics.median(taken) for name, taken in ms.items()}
     for name, (_, bound) in ways.items():
-        spread = (min(ms[name]), max(ms[name]))
-        measure = f"compress 20 passages of 150 tokens, {name}: median"
-        report(Row(measure, median[name], "ms", bound, len(ms[name]), spread))
-    report(Row("fast form, whole call: times faster", median["uncached"] / median["fast, uncached"], "x"))
-    for name, taken in zip(("mini", "fast"), alone.values(), strict=True):
-        measure = f"score 20 passages of 150 tokens, {name}: median"
-        report(Row(measure, statistics.median(taken), "ms", n=len(taken), spread=(min(taken), max(taken))))
-    of_both = [statistics.median(taken) for taken in alone.values()]
-    report(Row("fast form, scoring: times faster", of_both[0] / of_both[1], "x", ">= 2"))
+        _report_ms(report, f"compress 20 passages of 150 tokens, {name}: median", ms[name], bound)
+    ratio = statistics.median(ms["uncached"]) / statistics.median(ms["fast, uncached"])
+    report(Row("fast form, whole call: times faster", ratio, "x"))
+
+
+def _scoring(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
+    """Scoring alone by both forms, of passages that are equally long and of others, as they come from an index."""
+    text = _texts(scorer)
+    for of, n_words, bound in (("150", [140] * 20, ">= 2"), ("99 to 201", range(92, 188, 5), None)):
+        ms: dict[str, list[float]] = {"mini": [], "fast": []}
+        for number in range(N_CALLS + N_WARM_UP):
+            request = ScoreRequest([text(n) for n in n_words], f"which {text(6)[:-1]}?")
+            for form, taken in zip((scorer, fast), ms.values(), strict=True):
+                started = time.perf_counter()
+                form.score([request])
+                if number >= N_WARM_UP:
+                    taken.append(1000 * (time.perf_counter() - started))
+        for name, taken in ms.items():
+            _report_ms(report, f"score 20 passages of {of} tokens, {name}: median", taken)
+        ratio = statistics.median(ms["mini"]) / statistics.median(ms["fast"])
+        report(Row(f"fast form, scoring passages of {of} tokens: times faster", ratio, "x", bound))
+
+
+def _report_ms(report: Callable[[Row], None], measure: str, ms: list[float], bound: str | None = None) -> None:
+    report(Row(measure, statistics.median(ms), "ms", bound, len(ms), (min(ms), max(ms))))
 
 
 def _answer_kept(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None:
@@ -143,11 +159,9 @@ def _ask(report: Callable[[Row], None], scorer: Mini, data: Path | None) -> None
             pipeline.ask(question, keep_ratio=0.25)
         answers = [pipeline.ask(question, keep_ratio=0.25) for question in questions[5 : N_QUESTIONS + 5]]
     ms = [1000 * (answer.seconds_retrieve + answer.seconds_compress) for answer in answers]
-    spread = (min(ms), max(ms))
-    report(Row(measure, statistics.median(ms), "ms", "< 400", len(ms), spread))
-    report(
-        Row(measure.replace("median", "95th percentile"), float(np.percentile(ms, 95)), "ms", n=len(ms), spread=spread)
-    )
+    _report_ms(report, measure, ms, "< 400")
+    p95 = float(np.percentile(ms, 95))
+    report(Row(measure.replace("median", "95th percentile"), p95, "ms", n=len(ms), spread=(min(ms), max(ms))))
     retrieve = statistics.median(1000 * answer.seconds_retrieve for answer in answers)
     report(Row(measure.replace("median", "retrieval alone, median"), retrieve, "ms", n=len(ms)))
     kept = float(np.mean([answer.result.keep_ratio for answer in answers]))

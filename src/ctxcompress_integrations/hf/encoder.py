@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ctxcompress_integrations.hf.token_reader import token_reader
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 
 Floats = NDArray[np.float32]
@@ -48,27 +49,28 @@ class TextEncoder:
     ) -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
+        self.reader = token_reader(tokenizer)
         self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
         self._is_padding = next(model.parameters()).device.type != "cpu"
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
         """Unit vectors of the tokens of each text; texts longer than ``max_tokens`` are the caller's to cut."""
-        encoded = tokenized(self.tokenizer, texts, self.max_tokens + SLACK, return_offsets_mapping=True)
+        read, before, after = self.reader.read(texts, self.max_tokens + SLACK), self.reader.first, self.reader.last
+        sequences = [[*before, *text.ids.tolist(), *after] for text in read]
         found: dict[int, TokenVectors] = {}
-        for indices, states in self._forward(encoded["input_ids"]):
+        for indices, states in self._forward(sequences):
             unit = torch.nn.functional.normalize(states, dim=-1).cpu()
             for i, vectors in zip(indices, unit, strict=True):
-                is_text = np.asarray(encoded["special_tokens_mask"][i]) == 0
-                offsets = np.asarray(encoded["offset_mapping"][i], dtype=np.int64)[is_text]
-                found[i] = TokenVectors(offsets, vectors[: len(is_text)][torch.from_numpy(is_text)])
+                inside = slice(len(before), len(before) + len(read[i].ids))
+                found[i] = TokenVectors(read[i].offsets, vectors[inside].clone())
         return [found[i] for i in range(len(texts))]
 
     def embed_documents(self, texts: Sequence[str]) -> Floats:
         """Unit vectors float32 ``[n, d]``: the mean over each text's token states, special tokens included."""
-        encoded = tokenized(self.tokenizer, texts, self.max_tokens)
+        sequences = self.reader.sequences(texts, self.max_tokens)
         vectors = np.empty((len(texts), self.model.config.hidden_size), dtype=np.float32)
-        for indices, states in self._forward(encoded["input_ids"]):
-            lengths = torch.tensor([len(encoded["input_ids"][i]) for i in indices], device=states.device)
+        for indices, states in self._forward(sequences):
+            lengths = torch.tensor([len(sequences[i]) for i in indices], device=states.device)
             is_real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
             mean = (states * is_real[..., None]).sum(dim=1) / lengths[:, None]
             vectors[indices] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
@@ -83,7 +85,7 @@ class TextEncoder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``, without special tokens."""
-        return len(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return self.reader.count(text)
 
     def _forward(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Last hidden states float32 ``[b, n, d]`` of batches, with the numbers of the sequences in them."""
@@ -108,24 +110,6 @@ class TextEncoder:
                 yield batch, output.last_hidden_state.float()
 
 
-def tokenized(tokenizer: Any, texts: Sequence[str], max_tokens: int, **wanted: bool) -> dict[str, Any]:
-    """What the tokenizer makes of each text, ``special_tokens_mask`` included, cut to ``max_tokens``.
-
-    Cut here, not by the tokenizer: its truncation is state that all threads share, and stays for the next call.
-    """
-    encoded = tokenizer(
-        list(texts), return_attention_mask=False, return_special_tokens_mask=True, verbose=False, **wanted
-    )
-    lists: dict[str, Any] = {name: list(encoded[name]) for name in encoded}
-    for i, mask in enumerate(encoded["special_tokens_mask"]):
-        if len(mask) > max_tokens:
-            places = [place for place, is_special in enumerate(mask) if not is_special]
-            beyond = set(places[max(0, max_tokens - sum(mask)) :])
-            for rows in lists.values():
-                rows[i] = [value for place, value in enumerate(rows[i]) if place not in beyond]
-    return lists
-
-
 class UntrainedEncoder(TextEncoder):
     """An encoder as published, for late interaction: every query token counts alike."""
 
@@ -134,14 +118,15 @@ class UntrainedEncoder(TextEncoder):
         self.card: dict[str, Any] = {}
         self.max_query_tokens = self.max_tokens
 
-    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
-        """Vectors of each query's tokens, special tokens left out, with equal weights."""
-        found = [tokens.vectors for tokens in self.token_vectors(texts)]
-        return [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
-
-    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
-        """Vectors of each passage's tokens, special tokens left out; titles are not read."""
-        return self.token_vectors(texts)
+    def encode(
+        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
+    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
+        """Vectors of each query's tokens with equal weights, and of each passage's; special tokens are left out and
+        titles are not read.
+        """
+        found = [tokens.vectors for tokens in self.token_vectors(queries)]
+        asked = [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
+        return asked, self.token_vectors(texts)
 
 
 class SentenceEmbedder:

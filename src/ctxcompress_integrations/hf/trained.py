@@ -6,11 +6,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ctxcompress_integrations.hf.encoder import SLACK, TokenVectors, tokenized
+from ctxcompress_integrations.hf.encoder import SLACK, TokenVectors
+from ctxcompress_integrations.hf.token_reader import TokenReader, token_reader
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, QueryVectors, mean_vector
 from ctxcompress_integrations.nn.packed_encoder import pack
 
@@ -44,68 +44,74 @@ class TrainedEncoder:
         self.model, self.tokenizer, self.card = model, tokenizer, dict(card or {})
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self.max_query_tokens = len(model.encoder.positions.weight)
+        self.reader = token_reader(tokenizer)
         self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
 
-    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
-        """Vectors and weights of each query's tokens, special tokens included, on the CPU."""
-        ids = tokenized(self.tokenizer, texts, self.max_query_tokens)["input_ids"]
-        with torch.no_grad():
-            found = [self.model.query_vectors(states) for states in self._states(ids)]
-        return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found]
-
-    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
-        """Unit vectors of each passage's tokens, of its title's, and of the whole.
+    def encode(
+        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
+    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
+        """Vectors and weights of each query's tokens, special tokens included; unit vectors of each passage's tokens,
+        of its title's, and of the whole. All on the CPU.
 
         Args:
+            queries: cut at ``max_query_tokens``.
             texts: the caller cuts those longer than ``max_tokens``.
             titles: read before each text, cut at ``TITLE_TOKENS``; "" for none.
         """
-        encoded = tokenized(self.tokenizer, texts, self.max_tokens + SLACK, return_offsets_mapping=True)
-        is_text = [np.asarray(mask) == 0 for mask in encoded["special_tokens_mask"]]
-        headings = title_ids(self.tokenizer, titles)
-        firsts = [int(mask.argmax()) for mask in is_text]  # the title stands before the first token of the text
-        ids = zip(encoded["input_ids"], headings, firsts, strict=True)
-        sequences = [[*text[:first], *heading, *text[first:]] for text, heading, first in ids]
-        found = []
-        for i, states in enumerate(self._states(sequences)):
-            offsets = np.asarray(encoded["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)[is_text[i]]
-            with torch.no_grad():
-                vectors, pooled = self.model.passage_vectors(states).cpu(), mean_vector(states).cpu()
-            before, title, rest = vectors.tensor_split([firsts[i], firsts[i] + len(headings[i])])
-            of_text = torch.cat([before, rest])[torch.from_numpy(is_text[i])]
-            found.append(TokenVectors(offsets, of_text, title.clone(), pooled))
-        return found
+        asked = self.reader.sequences(queries, self.max_query_tokens)
+        read, headings = self.reader.read(texts, self.max_tokens + SLACK), title_ids(self.reader, titles)
+        first, last = self.reader.first, self.reader.last
+        both = zip(read, headings, strict=True)
+        sequences = [*asked, *([*first, *heading, *text.ids.tolist(), *last] for text, heading in both)]
+        states = self._states(sequences)
+        of_queries, of_passages = states[: len(asked)], states[len(asked) :]
+        inside = slice(len(first), -len(last) or None)
+        with torch.no_grad():
+            found = [self.model.query_vectors(states) for states in of_queries]
+            vectors = _on_cpu([self.model.passage_vectors(states[inside]) for states in of_passages])
+            pooled = _on_cpu([mean_vector(states)[None] for states in of_passages])
+        passages = []
+        for text, heading, of_tokens, whole in zip(read, headings, vectors, pooled, strict=True):
+            of_title, of_text = torch.split(of_tokens, [len(heading), len(text.ids)])
+            passages.append(TokenVectors(text.offsets, of_text, of_title, whole[0]))
+        return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found], passages
 
     def _states(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Last hidden states ``[n, d]`` of each sequence."""
         device = self.model.query.weight.device
-        states: list[Tensor] = []
+        states: dict[int, Tensor] = {}
         for batch in _batches(sequences, self.batch_tokens):
-            lengths = [len(sequence) for sequence in batch]
-            ids = torch.tensor([token for sequence in batch for token in sequence], dtype=torch.long, device=device)
+            lengths = [len(sequences[i]) for i in batch]
+            ids = torch.tensor([token for i in batch for token in sequences[i]], dtype=torch.long, device=device)
             blocks = [block.to(device) for block in pack(lengths, step=1 if device.type == "cpu" else 16)]
             with self._lock, torch.no_grad():
-                states += self.model.encoder(ids, blocks).split(lengths)
-        return states
+                states.update(zip(batch, self.model.encoder(ids, blocks).split(lengths), strict=True))
+        return [states[i] for i in range(len(sequences))]
 
 
-def title_ids(tokenizer: Any, titles: Sequence[str]) -> list[list[int]]:
+def title_ids(reader: TokenReader, titles: Sequence[str]) -> list[list[int]]:
     """Token ids of each title without special tokens, underscores read as spaces, at most ``TITLE_TOKENS``."""
-    found: dict[str, list[int]] = {"": []}
-    for title in titles:
-        if title not in found:
-            words = title.replace("_", " ")
-            found[title] = list(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])[:TITLE_TOKENS]
-    return [found[title] for title in titles]
+    named = list(dict.fromkeys(titles))
+    ids = [found.ids[:TITLE_TOKENS].tolist() for found in reader.read([title.replace("_", " ") for title in named])]
+    of_title = dict(zip(named, ids, strict=True))
+    return [of_title[title] for title in titles]
 
 
-def _batches(sequences: Sequence[Sequence[int]], batch_tokens: int) -> list[list[Sequence[int]]]:
-    batches: list[list[Sequence[int]]] = []
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same on the CPU, after one transfer."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return list(tensors)
+    return [part.clone() for part in torch.split(torch.cat(list(tensors)).cpu(), list(map(len, tensors)))]
+
+
+def _batches(sequences: Sequence[Sequence[int]], batch_tokens: int) -> list[list[int]]:
+    """Numbers of the sequences, by length: equal lengths lie side by side."""
+    batches: list[list[int]] = []
     n_tokens = batch_tokens
-    for sequence in sequences:
-        if n_tokens + len(sequence) > batch_tokens:
+    for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
+        if n_tokens + len(sequences[i]) > batch_tokens:
             batches.append([])
             n_tokens = 0
-        batches[-1].append(sequence)
-        n_tokens += len(sequence)
+        batches[-1].append(i)
+        n_tokens += len(sequences[i])
     return batches

@@ -121,15 +121,16 @@ def gathered(blocks: Sequence[Block], keep: Tensor) -> list[Block]:
     The sequences of a block stay together, padded to the longest among them; each must keep at least one row.
     """
     if len(blocks) == 1 and len(blocks[0].rows) == 1:  # one sequence is all that there is
-        return [Block(torch.arange(int(keep.sum()), device=keep.device)[None], None)]
+        return [Block(torch.arange(int(keep.sum()), device=keep.device)[None], None, 0)]
     new_row = keep.cumsum(0) - 1
     found = []
-    for rows, is_padding in blocks:
+    for rows, is_padding, first in blocks:
         stays = keep[rows] if is_padding is None else keep[rows] & ~is_padding
         lengths = stays.sum(dim=1, keepdim=True)
         longest = int(lengths.max())
         if len(rows) == 1:
-            found.append(Block(new_row[rows[stays]][None], None))
+            kept = new_row[rows[stays]]
+            found.append(Block(kept[None], None, None if first is None else int(kept[0])))
             continue
         position = torch.arange(longest, device=rows.device)[None]
         in_order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)  # kept columns first

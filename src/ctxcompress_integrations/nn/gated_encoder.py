@@ -33,9 +33,10 @@ def gated_attention(layer: Any, states: Tensor, blocks: Sequence[Block], keep: T
     """Heads' outputs ``[n, h e]``: weights ``keep_j e^s_ij / sum_k keep_k e^s_ik``, ``keep`` ``[n]`` in [0, 1]."""
     qkv: Tensor = layer.qkv(states)
     mixed = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
-    for rows, is_padding in blocks:
+    for block in blocks:
+        rows, is_padding = block.rows, block.is_padding
         b, n = rows.shape
-        q, k, v = qkv[rows].view(b, n, 3, layer.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, e]
+        q, k, v = block.taken(qkv).view(b, n, 3, layer.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, e]
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weight = torch.ones_like(rows, dtype=scores.dtype) if keep is None else keep[rows].to(scores.dtype)
         if is_padding is not None:

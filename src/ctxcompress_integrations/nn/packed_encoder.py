@@ -25,14 +25,22 @@ class Block(NamedTuple):
     Attributes:
         rows: int64 ``[b, n]``, the packed row of each position; padding repeats the sequence's last row.
         is_padding: bool ``[b, n]``; None when all ``b`` sequences have length ``n``.
+        first: the first row, where ``rows`` count up from it without a gap: nothing has to be gathered. None elsewhere.
     """
 
     rows: Tensor
     is_padding: Tensor | None
+    first: int | None = None
 
     def to(self, device: torch.device) -> Block:
         """The same on a device."""
-        return Block(self.rows.to(device), None if self.is_padding is None else self.is_padding.to(device))
+        return Block(self.rows.to(device), None if self.is_padding is None else self.is_padding.to(device), self.first)
+
+    def taken(self, packed: Tensor) -> Tensor:
+        """Rows of ``[n_rows, d]`` -> ``[b, n, d]``; a view where nothing has to be gathered."""
+        if self.first is None:
+            return packed[self.rows]
+        return packed[self.first : self.first + self.rows.numel()].view(*self.rows.shape, -1)
 
 
 def pack(lengths: Sequence[int], *, step: int = 1) -> list[Block]:
@@ -40,6 +48,7 @@ def pack(lengths: Sequence[int], *, step: int = 1) -> list[Block]:
 
     Args:
         lengths: tokens of each sequence; one of length 0 is in no block.
+            Where equal lengths are neighbours, nothing is gathered.
         step: lengths are rounded up to a multiple of it; 1 pads nothing, so that no value depends on company.
     """
     starts = [0]
@@ -57,7 +66,9 @@ def pack(lengths: Sequence[int], *, step: int = 1) -> list[Block]:
         position = torch.arange(longest)[None]
         is_padding = position >= n_tokens
         rows = first + torch.minimum(position, n_tokens - 1)
-        blocks.append(Block(rows, is_padding if bool(is_padding.any()) else None))
+        is_padded = bool(is_padding.any())
+        is_dense = not is_padded and starts[members[-1]] - starts[members[0]] == longest * (len(members) - 1)
+        blocks.append(Block(rows, is_padding if is_padded else None, starts[members[0]] if is_dense else None))
     return blocks
 
 
@@ -78,11 +89,12 @@ def mixed_values(q: Tensor, k: Tensor, v: Tensor, is_padding: Tensor | None = No
     hidden: Sequence[Tensor | None] = [None] * b if is_padding is None else torch.split(is_padding, few)
     parts = []
     for some_q, some_k, some_v, is_hidden in zip(*(torch.split(x, few) for x in (q, k, v)), hidden, strict=False):
-        scores = (some_q * e**-0.5) @ some_k.transpose(-1, -2)
+        flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (some_q, some_k, some_v))  # [b h, n, e]
+        scores = torch.bmm(flat_q * e**-0.5, flat_k.transpose(-1, -2)).view(-1, h, n, n)
         if is_hidden is not None:
             scores = scores.masked_fill(is_hidden[:, None, None], torch.finfo(scores.dtype).min)
-        shares = scores.softmax(dim=-1, dtype=torch.float32 if in_fp32 else None)
-        parts.append(shares.to(v.dtype) @ some_v)
+        shares = scores.softmax(dim=-1, dtype=torch.float32 if in_fp32 else None).to(v.dtype)
+        parts.append(torch.bmm(shares.flatten(0, 1), flat_v).view(-1, h, n, e))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -122,23 +134,21 @@ class EncoderLayer(nn.Module):
 
     def _attend(self, qkv: Tensor, blocks: Sequence[Block]) -> Tensor:
         """``[n, 3 h e]`` -> ``[n, h e]``: every position attends to the positions of its own sequence."""
-        width = qkv.shape[1] // 3
-        parts, order = [], []
-        is_whole = len(blocks) == 1 and blocks[0].is_padding is None  # its rows are 0, 1, 2 ...: nothing to gather
-        for rows, is_padding in blocks:
-            b, n = rows.shape
-            gathered = qkv if is_whole else qkv[rows]
-            q, k, v = gathered.view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, e]
-            mixed = mixed_values(q, k, v, is_padding).transpose(1, 2).reshape(b * n, width)
-            if is_whole:
-                return mixed
-            is_real = None if is_padding is None else ~is_padding.flatten()
-            parts.append(mixed if is_real is None else mixed[is_real])
-            order.append(rows.flatten() if is_real is None else rows.flatten()[is_real])
-        rows, mixed = torch.cat(order), torch.cat(parts)
-        return (
-            mixed[torch.argsort(rows)] if len(blocks) > 1 else mixed.new_empty(mixed.shape).index_copy(0, rows, mixed)
-        )
+        parts = [self._mixed(block.taken(qkv), block.is_padding) for block in blocks]
+        if all(block.first is not None for block in blocks):  # they lie end to end
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        reals = [None if block.is_padding is None else ~block.is_padding.flatten() for block in blocks]
+        order = [
+            b.rows.flatten() if real is None else b.rows.flatten()[real] for b, real in zip(blocks, reals, strict=True)
+        ]
+        mixed = torch.cat([part if real is None else part[real] for part, real in zip(parts, reals, strict=True)])
+        return mixed.new_empty(mixed.shape).index_copy(0, torch.cat(order), mixed)
+
+    def _mixed(self, qkv: Tensor, is_padding: Tensor | None) -> Tensor:
+        """``[b, n, 3 h e]`` -> ``[b n, h e]``."""
+        b, n, _ = qkv.shape
+        q, k, v = qkv.view(b, n, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each [b, h, n, e]
+        return mixed_values(q, k, v, is_padding).transpose(1, 2).reshape(b * n, -1)
 
 
 class PackedEncoder(nn.Module):
@@ -180,7 +190,7 @@ class PackedEncoder(nn.Module):
     def sum_of_tables(self, ids: Tensor, blocks: Sequence[Block]) -> Tensor:
         """The same before the norm."""
         position = torch.empty_like(ids)
-        for rows, is_padding in blocks:
+        for rows, is_padding, _ in blocks:
             here = torch.arange(rows.shape[1], device=ids.device).expand_as(rows)
             keep = slice(None) if is_padding is None else ~is_padding
             position[rows[keep]] = here[keep]

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ctxcompress_integrations.hf.encoder import TokenVectors, UntrainedEncoder
 from ctxcompress_integrations.hf.load import MINI, load_encoder, load_trained
-from ctxcompress_integrations.hf.word_counts import token_counter
+from ctxcompress_integrations.hf.token_reader import TokenReader
 from ctxcompress_integrations.nn.late_interaction import QueryVectors
 from ctxcompress_integrations.records import Relevance
 from ctxcompress_integrations.scorers.base import PairScorer, ScoreRequest, Window, refuse, refuse_beside_fast
@@ -59,10 +59,11 @@ class TokenEncoder(Protocol):
     max_tokens: int
     max_query_tokens: int
     card: dict[str, Any]
+    reader: TokenReader
 
-    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]: ...
-
-    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]: ...
+    def encode(
+        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
+    ) -> tuple[list[QueryVectors], list[TokenVectors]]: ...
 
 
 class Mini(PairScorer):
@@ -91,7 +92,7 @@ class Mini(PairScorer):
         super().__init__()
         self.encoder, self.lexical, self.has_bridges = encoder, lexical, has_bridges
         self.thresholds = dict(encoder.card.get("thresholds", {}))
-        self._passages, self._count = _PassageCache(cache_bytes), token_counter(encoder.tokenizer)
+        self._passages = _PassageCache(cache_bytes)
 
     @classmethod
     def load(
@@ -130,7 +131,7 @@ class Mini(PairScorer):
         ]
 
     def _with_words(self, request: ScoreRequest, scored: list[Relevance]) -> list[Relevance]:
-        excess = strangeness(self.encoder.tokenizer, request.query) - KNOWN if self.lexical else 0.0
+        excess = strangeness(self.encoder.reader, request.query) - KNOWN if self.lexical else 0.0
         if self.lexical is None or excess <= 0:
             return scored
         share = min(MOST_LEXICAL, LEXICAL_SLOPE * excess)
@@ -139,7 +140,7 @@ class Mini(PairScorer):
         return [replace(relevance, weight=relevance.weight / (1 + share)) for relevance in mixed]
 
     def count_tokens(self, text: str) -> int:
-        return self._count(well_formed(text))
+        return self.encoder.reader.count(well_formed(text))
 
     def precompute(self, texts: Sequence[str], titles: Sequence[str] = ()) -> None:
         """Encode passages ahead of the questions about them; what fits ``cache_bytes`` is kept, the latest last."""
@@ -150,54 +151,52 @@ class Mini(PairScorer):
             for cut in self._cuts(well_formed(text), room)
         ]
         for at in range(0, len(pieces), 64):
-            self._vectors(pieces[at : at + 64])
+            self._vectors([], pieces[at : at + 64])
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         queries = list(dict.fromkeys(window.query for window in windows))
-        query_of = dict(zip(queries, self.encoder.query_vectors(queries), strict=True))
-        passages = self._vectors([(window.title, window.text) for window in windows])
+        asked, passages = self._vectors(queries, [(window.title, window.text) for window in windows])
+        query_of = dict(zip(queries, asked, strict=True))
         return [_relevance(query_of[window.query], passage) for window, passage in zip(windows, passages, strict=True)]
 
-    def _vectors(self, pieces: Sequence[_Piece]) -> list[TokenVectors]:
+    def _vectors(
+        self, queries: Sequence[str], pieces: Sequence[_Piece]
+    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
         found = {piece: self._passages.get(piece) for piece in pieces}
         missing = [piece for piece, vectors in found.items() if vectors is None]
-        if missing:
-            titles, texts = zip(*missing, strict=True)
-            for piece, fresh in zip(missing, self.encoder.passage_vectors(texts, titles), strict=True):
-                found[piece] = fresh
-                self._passages.put(piece, fresh)
-        return [vectors for piece in pieces if (vectors := found[piece]) is not None]
+        texts, titles = [text for _, text in missing], [title for title, _ in missing]
+        asked, encoded = self.encoder.encode(queries, texts, titles)
+        for piece, fresh in zip(missing, encoded, strict=True):
+            found[piece] = fresh
+            self._passages.put(piece, fresh)
+        return asked, [vectors for piece in pieces if (vectors := found[piece]) is not None]
 
     def _fits(self, text: str, room: int) -> bool:
         # words are remembered, and budgets count them anyway
-        return super()._fits(text, room) or self._count(text) <= room
+        return super()._fits(text, room) or self.encoder.reader.count(text) <= room
 
     def _token_offsets(self, text: str) -> NDArray[np.int64]:
-        encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return self.encoder.reader.read([text])[0].offsets
 
     def _window_tokens(self, query: str) -> int:
         room = self.encoder.max_query_tokens - 2  # query and passage are encoded apart, between [CLS] and [SEP]
         if not self._fits(query, room):
-            raise ValueError(f"the query takes {self._count(query)} tokens, {self.name} reads {room}: shorten it")
+            raise ValueError(
+                f"the query takes {self.encoder.reader.count(query)} tokens, {self.name} reads {room}: shorten it"
+            )
         return self.encoder.max_tokens - 2
 
 
-def strangeness(tokenizer: Any, query: str) -> float:
+def strangeness(reader: TokenReader, query: str) -> float:
     """How far a vocabulary is from knowing the words of a query, in [0, 1]: 0 when each is one token, 1 when each falls
     into letters or is unknown.
     """
     words = _WORD.findall(well_formed(query))
-    pieces = [tokenizer.tokenize(word) for word in words]
-    return float(
-        np.mean(
-            [
-                1.0 if tokenizer.unk_token in found else min(1.0, (len(found) - 1) / max(1, len(word) - 1))
-                for word, found in zip(words, pieces, strict=True)
-            ]
-            or [0.0]
-        )
-    )
+    found = [
+        1.0 if reader.unknown in tokens.ids else min(1.0, (len(tokens.ids) - 1) / max(1, len(word) - 1))
+        for word, tokens in zip(words, reader.read(words), strict=True)
+    ]
+    return float(np.mean(found or [0.0]))
 
 
 def _relevance(query: QueryVectors, passage: TokenVectors) -> Relevance:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ctxcompress_integrations.hf.encoder import tokenized
+from ctxcompress_integrations.hf.token_reader import TokenReader
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, mean_vector, segment_max
 from ctxcompress_integrations.nn.packed_encoder import Block, pack
 from ctxcompress_integrations.training.mini_data import (
@@ -81,7 +81,7 @@ def texts_of(data: TrainingSet, batch: Batch, tokenizer: Any, generator: random.
     titles = [p.title_ids if generator.random() < TITLE_SHARE else [] for p in passages]
     questions = [data.questions[q] for q in batch.questions]
     asked = [noisy(question.text, generator) for question in questions]
-    question_ids = tokenized(tokenizer, asked, MAX_QUESTION_TOKENS)["input_ids"]
+    question_ids = TokenReader(tokenizer).sequences(asked, MAX_QUESTION_TOKENS)
     read = [[*p.ids[: p.first], *t, *p.ids[p.first :]] for p, t in zip(passages, titles, strict=True)]
     sequences = [*read, *question_ids]
     lengths = [len(sequence) for sequence in sequences]

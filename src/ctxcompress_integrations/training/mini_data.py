@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
-from ctxcompress_integrations.hf.encoder import tokenized
+from ctxcompress_integrations.hf.token_reader import TokenReader
 from ctxcompress_integrations.hf.trained import title_ids
 from ctxcompress_integrations.records import Passage
 from ctxcompress_integrations.text.segment import segment, well_formed
@@ -221,19 +221,25 @@ def training_passages(found: Sequence[Passage], tokenizer: Any) -> list[Training
     if not found:
         return []
     texts = [well_formed(passage.text) for passage in found]
-    encoded = tokenized(tokenizer, texts, MAX_TOKENS, return_offsets_mapping=True)
-    titles = title_ids(tokenizer, [well_formed(passage.title) for passage in found])
+    reader = TokenReader(tokenizer)
+    titles = title_ids(reader, [well_formed(passage.title) for passage in found])
     passages = []
-    for text, title, ids, offsets, special in zip(
-        texts, titles, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
-    ):
-        sentence_starts = _sentence_starts(text)
-        sentence = [
-            -1 if s else max(0, bisect_right(sentence_starts, o[0]) - 1) for o, s in zip(offsets, special, strict=True)
-        ]
-        first = next((i for i, s in enumerate(special) if not s), 0)
-        starts, n_sentences = [o[0] for o in offsets], max(sentence, default=-1) + 1
-        passages.append(TrainingPassage(text, title, ids, first, sentence, starts, n_sentences))
+    for text, title, (ids, offsets) in zip(texts, titles, reader.read(texts, MAX_TOKENS), strict=True):
+        sentence_starts, starts = _sentence_starts(text), offsets[:, 0].tolist()
+        sentence = [max(0, bisect_right(sentence_starts, start) - 1) for start in starts]
+        # [CLS] and [SEP] stand in no sentence
+        before, after = len(reader.first), len(reader.last)
+        passages.append(
+            TrainingPassage(
+                text,
+                title,
+                [*reader.first, *ids.tolist(), *reader.last],
+                before,
+                [*[-1] * before, *sentence, *[-1] * after],
+                [*[0] * before, *starts, *[0] * after],
+                max(sentence, default=-1) + 1,
+            )
+        )
     return passages
 
 

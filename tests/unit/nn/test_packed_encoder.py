@@ -68,6 +68,23 @@ def test_bf16_is_near_fp32_and_company_changes_no_bit():
     assert (together.float() - exact).abs().max() < 0.1
 
 
+def test_sequences_that_lie_by_length_are_not_gathered_and_give_the_same():
+    by_length = sorted(range(len(LENGTHS)), key=lambda i: LENGTHS[i])
+    dense = pack([LENGTHS[i] for i in by_length])
+    assert [block.first for block in dense] == [0, 1, 11, 27, 44]
+    assert [block.first for block in pack(LENGTHS)] == [None, 5, 6, 28, 58]
+    assert [block.first for block in pack([5, 0, 5])] == [0]
+    assert [block.first for block in pack(LENGTHS, step=64)] == [None]
+    packed = torch.randn(sum(LENGTHS), 3)
+    for block in (*dense, *pack(LENGTHS), *pack(LENGTHS, step=8)):
+        assert torch.equal(block.taken(packed), packed[block.rows])
+    encoder = untrained(bert(SHAPES[0]), layers=range(3), n_dims=8).encoder
+    gathered = encoder(torch.cat(sequences()), pack(LENGTHS)).split(LENGTHS)
+    found = encoder(torch.cat([sequences()[i] for i in by_length]), dense).split([LENGTHS[i] for i in by_length])
+    for i, states in zip(by_length, found, strict=True):
+        torch.testing.assert_close(states, gathered[i], atol=1e-6, rtol=0)
+
+
 def test_layers_can_be_chosen():
     model = bert(SHAPES[0])
     packed = untrained(model, layers=(0, 2), n_dims=8).encoder

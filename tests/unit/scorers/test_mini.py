@@ -9,7 +9,7 @@ from ctxcompress_integrations.errors import ModelLoadError, WeightsMismatchError
 from ctxcompress_integrations.hf import load
 from ctxcompress_integrations.hf import trained as trained_module
 from ctxcompress_integrations.hf.device import cpu_has_bf16
-from ctxcompress_integrations.hf.encoder import TextEncoder, tokenized
+from ctxcompress_integrations.hf.encoder import TextEncoder
 from ctxcompress_integrations.hf.load import load_embedder, load_encoder
 from ctxcompress_integrations.hf.mini_package import mini_folder
 from ctxcompress_integrations.hf.mini_weights import untrained
@@ -120,7 +120,7 @@ def test_tokenizers_are_left_as_they_are():
         assert scorer.encoder.tokenizer.backend_tokenizer.truncation is None
     embedder = load_embedder("mini", device="cpu", dtype="float32")
     long = embedder.tokenizer("word " * 400, truncation=True, max_length=256)["input_ids"]
-    assert tokenized(embedder.tokenizer, ["word " * 400, "word"], 256)["input_ids"] == [long, [101, 2773, 102]]
+    assert embedder.reader.sequences(["word " * 400, "word"], 256) == [long, [101, 2773, 102]]
 
 
 def test_a_query_is_never_cut_in_silence(mini):
@@ -238,11 +238,11 @@ def test_a_title_is_read_and_never_kept(trained_encoder):
 
 def test_kept_passages_are_not_encoded_again(trained_encoder, monkeypatch):
     scorer, encoded = Mini(trained_encoder), []
-    original = trained_encoder.passage_vectors
+    original = trained_encoder.encode
     monkeypatch.setattr(
         trained_encoder,
-        "passage_vectors",
-        lambda texts, titles: encoded.append(sorted(texts)) or original(texts, titles),
+        "encode",
+        lambda queries, texts, titles: encoded.append(sorted(texts)) or original(queries, texts, titles),
     )
     scorer.score([ScoreRequest(TEXTS[:2], QUERY)])
     scorer.score([ScoreRequest(TEXTS[:3], "Another question?")])
@@ -272,26 +272,26 @@ def test_threshold_auto_is_the_calibrated_one(trained_encoder):
 
 def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeypatch):
     titles = ["A title", "", "", "塔"]
-    plain = trained_encoder.passage_vectors(TEXTS, titles)
+    _, plain = trained_encoder.encode([], TEXTS, titles)
     monkeypatch.setattr(trained_module, "pack", lambda lengths, step: pack(lengths, step=16))
-    for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS, titles), strict=True):
+    for a, b in zip(plain, trained_encoder.encode([], TEXTS, titles)[1], strict=True):
         for part in ("vectors", "title", "pooled"):
             torch.testing.assert_close(getattr(a, part), getattr(b, part), atol=1e-5, rtol=0)
 
 
 def test_questions_that_the_vocabulary_does_not_know_lean_on_words():
     scorer = Mini.load(device="cpu", dtype="float32")
-    tokenizer = scorer.encoder.tokenizer
+    reader = scorer.encoder.reader
     known, strange = "How tall is the Eiffel tower in Paris?", "Какова высота башни в Париже?"
-    assert strangeness(tokenizer, known) < 0.08 < 0.5 < strangeness(tokenizer, strange)
-    assert strangeness(tokenizer, "1889 ?!") == 0.0
-    assert strangeness(tokenizer, "ไ塔𠀀") == 1.0
+    assert strangeness(reader, known) < 0.08 < 0.5 < strangeness(reader, strange)
+    assert strangeness(reader, "1889 ?!") == 0.0
+    assert strangeness(reader, "ไ塔𠀀") == 1.0
     texts = ["Башня стоит в Париже. Высота башни 330 метров.", "Бананы растут в тропиках."]
     alone = Mini(scorer.encoder)
     same, mixed = ([s.score([ScoreRequest(texts, q)])[0] for s in (alone, scorer)] for q in (known, strange))
     for a, b in zip(*same, strict=True):
         np.testing.assert_array_equal(a.rows, b.rows)
-    share = min(2.0, 10 * (strangeness(tokenizer, strange) - 0.08))
+    share = min(2.0, 10 * (strangeness(reader, strange) - 0.08))
     by_words = Lexical().score([ScoreRequest(texts, strange)])[0]
     for text, plain, both, lexical in zip(texts, *mixed, by_words, strict=True):
         words, first_words = segment(text)
@@ -343,5 +343,5 @@ def test_the_fast_form_ships_is_thinner_and_keeps_what_the_whole_one_keeps():
     passages = [Passage("a", TEXTS[0]), Passage("b", "Bananas are yellow. " * 12), Passage("c", "Paris has bridges.")]
     assert "330 metres" in fast.compress(passages, QUERY).text
     assert fast.scorer.thresholds.keys() == whole.scorer.thresholds.keys()
-    vectors = [found.scorer.encoder.passage_vectors([TEXTS[0]], [""])[0].vectors for found in (whole, fast)]
+    vectors = [found.scorer.encoder.encode([], [TEXTS[0]], [""])[1][0].vectors for found in (whole, fast)]
     assert float((vectors[0] * vectors[1]).sum(dim=-1).mean()) > 0.8
