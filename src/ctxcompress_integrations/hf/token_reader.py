@@ -119,7 +119,9 @@ def token_reader(tokenizer: Any) -> TokenReader:
     """For a fast tokenizer of transformers: word by word where it is BERT's."""
     backend = tokenizer.backend_tokenizer
     parts = [type(getattr(backend, name, None)).__name__ for name in ("normalizer", "pre_tokenizer", "model")]
-    is_by_words = parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    added = backend.get_added_tokens_decoder().values()
+    is_across_words = any(token.lstrip or token.rstrip or " " in token.content for token in added)
+    is_by_words = parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not is_across_words
     return WordReader(tokenizer) if is_by_words else TokenReader(tokenizer)
 
 

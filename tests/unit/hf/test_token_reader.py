@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from ctxcompress_integrations import TextCompressor
 from ctxcompress_integrations.hf import token_reader as module
@@ -94,3 +95,18 @@ def test_other_tokenizers_read_whole_texts(make):
     assert reader.count(text) == len(whole["input_ids"])
     assert reader.sequences([text, ""]) == [spaced(text)["input_ids"], spaced("")["input_ids"]]
     np.testing.assert_array_equal(reader.read([text])[0].offsets, whole["offset_mapping"])
+
+
+@pytest.mark.parametrize("added", ["new york", AddedToken("<site>", lstrip=True), AddedToken("<site>", rstrip=True)])
+def test_tokens_that_reach_across_a_space_are_read_in_whole_texts(tokenizer, added):
+    ours = copy.deepcopy(tokenizer)
+    ours.add_tokens([added])
+    text = "we saw new york and  <site>  there"
+    found = token_reader(ours).read([text])[0]
+    whole = ours(text, add_special_tokens=False, return_offsets_mapping=True)
+    assert found.ids.tolist() == whole["input_ids"]
+    np.testing.assert_array_equal(found.offsets, whole["offset_mapping"])
+    ours = copy.deepcopy(tokenizer)
+    ours.add_tokens(["<site>"])
+    assert isinstance(token_reader(ours), WordReader)
+    assert token_reader(ours).count(text) == len(ours(text, add_special_tokens=False)["input_ids"])
