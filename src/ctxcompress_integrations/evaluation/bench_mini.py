@@ -19,6 +19,7 @@ import numpy as np
 from ctxcompress_integrations.compressor import TextCompressor
 from ctxcompress_integrations.evaluation.jsonl import read_rows
 from ctxcompress_integrations.evaluation.rows import Row
+from ctxcompress_integrations.hf.load import load_tokenizer
 from ctxcompress_integrations.index.compressed_index import CompressedIndex
 from ctxcompress_integrations.pipeline import Pipeline
 from ctxcompress_integrations.records import CompressionResult, Passage
@@ -42,10 +43,10 @@ def bench_mini(report: Callable[[Row], None], *, data: Path | None, device: str 
     _ask(report, scorer, data)
 
 
-def _texts(scorer: Mini) -> Callable[[int], str]:
+def _texts() -> Callable[[int], str]:
     """Sentences of 14 drawn words, each a token of its own: a text of so many words."""
     generator = np.random.default_rng(0)
-    words = [word for word in scorer.encoder.tokenizer.get_vocab() if word.isascii() and word.isalpha()]
+    words = [word for word in load_tokenizer("mini").get_vocab() if word.isascii() and word.isalpha()]
     words = sorted(word for word in words if len(word) > 2)
 
     def text(n_words: int) -> str:
@@ -60,7 +61,7 @@ def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
     """Whole ``compress`` calls over 20 passages of 150 tokens: seen for the first time, and asked about again; by the
     fast form for the first time.
     """
-    text = _texts(scorer)
+    text = _texts()
     whole, thin = (TextCompressor(s, cache_size=0, keep_ratio=0.25) for s in (scorer, fast))
     ways = {"uncached": (whole, "<= 150"), "cached passage states": (whole, "<= 25"), "fast, uncached": (thin, None)}
     ms: dict[str, list[float]] = {name: [] for name in ways}
@@ -78,7 +79,7 @@ def _calls(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
 
 def _scoring(report: Callable[[Row], None], scorer: Mini, fast: Mini) -> None:
     """Scoring alone by both forms, of passages that are equally long and of others, as they come from an index."""
-    text = _texts(scorer)
+    text = _texts()
     for of, n_words, bound in (("150", [140] * 20, ">= 2"), ("99 to 201", range(92, 188, 5), None)):
         ms: dict[str, list[float]] = {"mini": [], "fast": []}
         for number in range(N_CALLS + N_WARM_UP):

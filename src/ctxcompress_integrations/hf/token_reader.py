@@ -1,20 +1,20 @@
 """Texts -> token ids and the characters that each stands for. BERT's tokenizers never look across white space: with
-them no word is tokenized twice.
+them a word of some letters is tokenized once.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
-N_WORDS, LONGEST = 100_000, 64
-"""Words that are remembered, some 25 MB, and the characters that one may have."""
+N_WORDS, LONGEST, MOST_TOKENS = 50_000, 32, 8
+"""Words that are remembered, 14 to 22 MB, and the characters and tokens that one may have."""
 _SPACES = str.maketrans("\t\n\r", "   ")  # the others are control characters to some tokenizers, which drop them
 
 
@@ -75,13 +75,17 @@ class TokenReader:
 
 
 class WordReader(TokenReader):
-    """Remembers the tokens of words; exact for tokenizers to which a space is always a border."""
+    """Remembers the tokens of words; exact for tokenizers to which a space is always a border.
+
+    Tokens that are added to the tokenizer later are not seen.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self._backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the other's truncation is whatever was asked last
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # a copy forgets it
         self._known: dict[str, tuple[int, ...]] = {"": ()}  # id, start, end; id, start, end ...
 
     def count(self, text: str) -> int:
@@ -99,9 +103,10 @@ class WordReader(TokenReader):
         if not missing:
             return [list(map(known.__getitem__, words)) for words in split]
         fresh = dict(zip(missing, self._tokenized(missing), strict=True))
-        if len(known) >= N_WORDS:
+        if len(known) + len(fresh) > N_WORDS:
             self._known = {"": ()}  # rare, and cheaper than keeping an order
-        self._known |= {word: tokens for word, tokens in fresh.items() if len(word) <= LONGEST}
+        short = ((w, t) for w, t in fresh.items() if len(w) <= LONGEST and len(t) <= 3 * MOST_TOKENS)
+        self._known |= dict(islice(short, N_WORDS - 1))
         return [[fresh[word] if word in fresh else known[word] for word in words] for words in split]
 
     def _tokenized(self, words: Sequence[str]) -> list[tuple[int, ...]]:
@@ -116,11 +121,13 @@ class WordReader(TokenReader):
 
 
 def token_reader(tokenizer: Any) -> TokenReader:
-    """For a fast tokenizer of transformers: word by word where it is BERT's."""
+    """For a fast tokenizer of transformers: word by word where it is BERT's, and no token that was added to it reaches
+    across white space.
+    """
     backend = tokenizer.backend_tokenizer
     parts = [type(getattr(backend, name, None)).__name__ for name in ("normalizer", "pre_tokenizer", "model")]
     added = backend.get_added_tokens_decoder().values()
-    is_across_words = any(token.lstrip or token.rstrip or " " in token.content for token in added)
+    is_across_words = any(token.lstrip or token.rstrip or token.content.split() != [token.content] for token in added)
     is_by_words = parts == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not is_across_words
     return WordReader(tokenizer) if is_by_words else TokenReader(tokenizer)
 

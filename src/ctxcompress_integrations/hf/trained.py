@@ -98,18 +98,22 @@ def title_ids(reader: TokenReader, titles: Sequence[str]) -> list[list[int]]:
 
 
 def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same on the CPU, after one transfer."""
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return list(tensors)
+    """The same on the CPU."""
+    is_there = all(tensor.device.type == "cpu" for tensor in tensors)
+    return list(tensors) if is_there else _together(tensors)
+
+
+def _together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies on the CPU after one transfer, of ``[n, d]`` each."""
     return [part.clone() for part in torch.split(torch.cat(list(tensors)).cpu(), list(map(len, tensors)))]
 
 
 def _batches(sequences: Sequence[Sequence[int]], batch_tokens: int) -> list[list[int]]:
     """Numbers of the sequences, by length: equal lengths lie side by side."""
     batches: list[list[int]] = []
-    n_tokens = batch_tokens
+    n_tokens = 0
     for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
-        if n_tokens + len(sequences[i]) > batch_tokens:
+        if not batches or n_tokens + len(sequences[i]) > batch_tokens:
             batches.append([])
             n_tokens = 0
         batches[-1].append(i)

@@ -126,13 +126,12 @@ def gathered(blocks: Sequence[Block], keep: Tensor) -> list[Block]:
     found = []
     for rows, is_padding, first in blocks:
         stays = keep[rows] if is_padding is None else keep[rows] & ~is_padding
-        lengths = stays.sum(dim=1, keepdim=True)
-        longest = int(lengths.max())
         if len(rows) == 1:
             kept = new_row[rows[stays]]
             found.append(Block(kept[None], None, None if first is None else int(kept[0])))
             continue
-        position = torch.arange(longest, device=rows.device)[None]
+        lengths = stays.sum(dim=1, keepdim=True)
+        position = torch.arange(int(lengths.max()), device=rows.device)[None]
         in_order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)  # kept columns first
         column = in_order.gather(1, torch.minimum(position, lengths - 1))
         beyond = position >= lengths

@@ -72,8 +72,8 @@ class LateInteraction(nn.Module):
 
 
 def mean_vector(states: Tensor) -> Tensor:
-    """States ``[n, d]`` of one text, special tokens included -> unit vector float32 ``[d]``."""
-    return F.normalize(states.float().mean(dim=0), dim=-1)
+    """States ``[n, d]`` of one text, special tokens included -> unit vector float32 ``[d]``; zeros without a token."""
+    return F.normalize(states.float().sum(dim=0) / max(1, len(states)), dim=-1)
 
 
 class TrainingHead(nn.Module):

@@ -20,7 +20,8 @@ MAX_SCORES = 2**20
 
 
 class Block(NamedTuple):
-    """Sequences of one packed batch that attend together.
+    """Sequences of one packed batch that attend together; the blocks of a batch name each of its rows once, and those
+    that have a ``first`` come in its order.
 
     Attributes:
         rows: int64 ``[b, n]``, the packed row of each position; padding repeats the sequence's last row.

@@ -55,7 +55,6 @@ _Piece: TypeAlias = tuple[str, str]
 class TokenEncoder(Protocol):
     """What ``mini`` needs of a model."""
 
-    tokenizer: Any
     max_tokens: int
     max_query_tokens: int
     card: dict[str, Any]

@@ -135,7 +135,7 @@ def train_mini(
     scorer = Mini(trained.TrainedEncoder(model.eval(), tokenizer), cache_bytes=0)
 
     def losses(batch: Batch, generator: random.Random) -> dict[str, Tensor]:
-        return batch_losses(model, head, base_layers, data, batch, tokenizer, generator)._asdict()
+        return batch_losses(model, head, base_layers, data, batch, scorer.encoder.reader, generator)._asdict()
 
     digest = weights_digest(base)
     course = MiniCourse(

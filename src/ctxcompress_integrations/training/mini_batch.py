@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,13 +75,15 @@ class Matches(NamedTuple):
     scores: Tensor
 
 
-def texts_of(data: TrainingSet, batch: Batch, tokenizer: Any, generator: random.Random, device: torch.device) -> Texts:
+def texts_of(
+    data: TrainingSet, batch: Batch, reader: TokenReader, generator: random.Random, device: torch.device
+) -> Texts:
     """Token ids of a batch; ``generator`` decides the noise in questions, and which titles are read."""
     passages = [data.passages[p] for p in batch.passages]
     titles = [p.title_ids if generator.random() < TITLE_SHARE else [] for p in passages]
     questions = [data.questions[q] for q in batch.questions]
     asked = [noisy(question.text, generator) for question in questions]
-    question_ids = TokenReader(tokenizer).sequences(asked, MAX_QUESTION_TOKENS)
+    question_ids = reader.sequences(asked, MAX_QUESTION_TOKENS)
     read = [[*p.ids[: p.first], *t, *p.ids[p.first :]] for p, t in zip(passages, titles, strict=True)]
     sequences = [*read, *question_ids]
     lengths = [len(sequence) for sequence in sequences]

@@ -110,7 +110,7 @@ def train_mini_fast(
     scorer = Mini(trained.TrainedEncoder(model.eval(), tokenizer), cache_bytes=0, has_bridges=True)
 
     def losses(batch: Batch, generator: random.Random) -> Losses:
-        texts = texts_of(data, batch, tokenizer, generator, target)
+        texts = texts_of(data, batch, scorer.encoder.reader, generator, target)
         found, matches = following(model, whole, texts)
         return {**found, **answering(matches, head, data, batch, texts)}
 

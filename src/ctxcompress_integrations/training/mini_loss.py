@@ -7,12 +7,13 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ctxcompress_integrations.hf.token_reader import TokenReader
 from ctxcompress_integrations.nn.late_interaction import LateInteraction, TrainingHead, mean_vector
 from ctxcompress_integrations.nn.packed_encoder import run_layers
 from ctxcompress_integrations.training.mini_batch import Layout, matched, texts_of
@@ -58,7 +59,7 @@ def batch_losses(
     base_layers: nn.ModuleList,
     data: TrainingSet,
     batch: Batch,
-    tokenizer: Any,
+    reader: TokenReader,
     generator: random.Random,
 ) -> Losses:
     """Encode the batch once and score every question against every sentence.
@@ -67,10 +68,10 @@ def batch_losses(
         model, head: what learns.
         base_layers: the last layers of the base; the model's layers before them are frozen and serve both.
         data, batch: what to learn from.
-        tokenizer: of the base.
+        reader: of the base's tokens.
         generator: for noise in questions, and for which titles are read.
     """
-    texts = texts_of(data, batch, tokenizer, generator, model.query.weight.device)
+    texts = texts_of(data, batch, reader, generator, model.query.weight.device)
     layers, n_frozen = model.encoder.layers, len(model.encoder.layers) - len(base_layers)
     with torch.autocast(texts.ids.device.type, torch.bfloat16):
         with torch.no_grad():

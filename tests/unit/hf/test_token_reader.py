@@ -78,11 +78,41 @@ def test_what_a_file_of_a_tokenizer_says_of_length_changes_no_count(tokenizer, l
 def test_memory_is_bounded(tokenizer, monkeypatch):
     monkeypatch.setattr(module, "N_WORDS", 4)
     reader = WordReader(tokenizer)
-    long = "y" * 100
-    for text in ("one two three four", f"five six {long}", "one seven"):
+    long, strange = "y" * 100, "qzxjkvqzxjkvqzxjkvqzxjkv"
+    for text in ("one two three four", f"five six {long}", f"one {strange} seven", " ".join(map(str, range(100)))):
         assert reader.read([text])[0].ids.tolist() == tokenizer.encode(text, add_special_tokens=False)
-        assert long not in reader._known
-        assert len(reader._known) <= 4 + 3
+        assert not {long, strange} & reader._known.keys()
+        assert len(reader._known) <= 4
+
+
+def test_what_another_thread_forgets_is_held(tokenizer, monkeypatch):
+    reader = WordReader(tokenizer)
+    reader.count("some known words")
+    tokenized = reader._tokenized
+
+    def meanwhile(words):
+        reader._known = {"": ()}
+        return tokenized(words)
+
+    monkeypatch.setattr(reader, "_tokenized", meanwhile)
+    assert reader.count("some known words and others") == 5
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_state_of_the_tokenizer_is_neither_read_nor_changed(tokenizer, is_split):
+    ours = copy.deepcopy(tokenizer)
+    ours.split_special_tokens = is_split
+    ours.backend_tokenizer.enable_truncation(4, stride=1)
+    ours.backend_tokenizer.enable_padding(length=30)
+    text = "antidisestablishment and [SEP] cats " * 20
+    reader = token_reader(ours)
+    ours.backend_tokenizer.enable_truncation(5)
+    ours.backend_tokenizer.enable_padding(length=31)
+    counted = reader.count(text), reader.read([text])[0].ids.tolist()
+    assert ours.backend_tokenizer.truncation["max_length"] == 5
+    assert ours.backend_tokenizer.padding["length"] == 31
+    whole = ours(text, add_special_tokens=False)["input_ids"]
+    assert counted == (len(whole), whole)
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_decoder("llama"), tiny_encoder])
@@ -97,11 +127,22 @@ def test_other_tokenizers_read_whole_texts(make):
     np.testing.assert_array_equal(reader.read([text])[0].offsets, whole["offset_mapping"])
 
 
-@pytest.mark.parametrize("added", ["new york", AddedToken("<site>", lstrip=True), AddedToken("<site>", rstrip=True)])
+@pytest.mark.parametrize(
+    "added",
+    [
+        "new york",
+        "new\tyork",
+        "new\u2003york",
+        "\n",
+        AddedToken("\n", special=True),
+        AddedToken("<site>", lstrip=True),
+        AddedToken("<site>", rstrip=True),
+    ],
+)
 def test_tokens_that_reach_across_a_space_are_read_in_whole_texts(tokenizer, added):
     ours = copy.deepcopy(tokenizer)
     ours.add_tokens([added])
-    text = "we saw new york and  <site>  there"
+    text = "we saw new york, new\tyork\nnew\u2003york and  <site>  there"
     found = token_reader(ours).read([text])[0]
     whole = ours(text, add_special_tokens=False, return_offsets_mapping=True)
     assert found.ids.tolist() == whole["input_ids"]

@@ -8,7 +8,7 @@ from ctxcompress_integrations.nn.fold_gates import fold
 from ctxcompress_integrations.nn.gated_encoder import gated_embedding, gated_layer
 from ctxcompress_integrations.nn.packed_encoder import PackedEncoder, pack
 
-LENGTHS = [5, 1, 9, 5]
+LENGTHS = [5, 1, 9, 9, 5]
 
 
 def tiny(n_layers=3):

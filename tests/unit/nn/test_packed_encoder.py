@@ -83,6 +83,13 @@ def test_sequences_that_lie_by_length_are_not_gathered_and_give_the_same():
     found = encoder(torch.cat([sequences()[i] for i in by_length]), dense).split([LENGTHS[i] for i in by_length])
     for i, states in zip(by_length, found, strict=True):
         torch.testing.assert_close(states, gathered[i], atol=1e-6, rtol=0)
+    gradients = []
+    for states in (gathered, [found[by_length.index(i)] for i in range(len(LENGTHS))]):
+        encoder.zero_grad()
+        sum((part * part.detach().sin()).sum() for part in states).backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_layers_can_be_chosen():

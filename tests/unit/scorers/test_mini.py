@@ -279,6 +279,39 @@ def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeyp
             torch.testing.assert_close(getattr(a, part), getattr(b, part), atol=1e-5, rtol=0)
 
 
+def test_texts_are_laid_by_length_and_queries_are_cut(trained_encoder, monkeypatch):
+    blocks = []
+    monkeypatch.setattr(
+        trained_module, "pack", lambda *given, **how: blocks.extend(found := pack(*given, **how)) or found
+    )
+    texts = [TEXTS[0], "Kurz.", TEXTS[1], "Kurz!", TEXTS[0]]
+    _, passages = trained_encoder.encode([], texts, ["a title", *[""] * 4])
+    assert blocks
+    assert all(block.first is not None for block in blocks)
+    for text, passage in zip(texts[1:], passages[1:], strict=True):
+        alone = trained_encoder.encode([], [text], [""])[1][0]
+        torch.testing.assert_close(passage.vectors, alone.vectors, atol=1e-5, rtol=0)
+    monkeypatch.setattr(trained_encoder, "max_query_tokens", 8)
+    (long,), _ = trained_encoder.encode(["word " * 50], [], [])
+    assert len(long.vectors) == 8
+
+
+def test_tokenizers_without_special_tokens_may_find_nothing_in_a_text(trained_encoder):
+    assert not trained_encoder.reader.first
+    relevance = Mini(trained_encoder).score([ScoreRequest(["", TEXTS[0], ""], QUERY), ScoreRequest([TEXTS[0]], "")])
+    assert [len(found.scores) for found in relevance[0]][::2] == [0, 0]
+    assert all(np.isfinite(found.rows).all() for request in relevance for found in request)
+    _, (nothing, _) = trained_encoder.encode([], ["", TEXTS[0]], ["", ""])
+    assert not nothing.pooled.any()
+
+
+def test_vectors_of_a_gpu_come_in_one_transfer():
+    tensors = [torch.arange(6.0).view(3, 2), torch.zeros(0, 2), torch.ones(1, 2)]
+    moved = trained_module._together(tensors)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, moved, strict=True))
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in moved)
+
+
 def test_questions_that_the_vocabulary_does_not_know_lean_on_words():
     scorer = Mini.load(device="cpu", dtype="float32")
     reader = scorer.encoder.reader

@@ -8,6 +8,7 @@ import torch
 
 from ctxcompress_integrations.evaluation.datasets import Example, Stretch
 from ctxcompress_integrations.hf.mini_weights import untrained
+from ctxcompress_integrations.hf.token_reader import TokenReader
 from ctxcompress_integrations.nn.late_interaction import TrainingHead
 from ctxcompress_integrations.nn.packed_encoder import pack
 from ctxcompress_integrations.records import Passage
@@ -53,7 +54,9 @@ def setting():
 
 def fast_losses(setting, batch):
     model, head, teacher, data, tokenizer = setting
-    return mini_loss.batch_losses(model, head, teacher.layers[1:], data, batch, tokenizer, random.Random(0))
+    return mini_loss.batch_losses(
+        model, head, teacher.layers[1:], data, batch, TokenReader(tokenizer), random.Random(0)
+    )
 
 
 def slow_losses(model, head, teacher, data, tokenizer, batch, titled=True):  # noqa: C901 - loops are the point
