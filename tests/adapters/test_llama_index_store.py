@@ -29,6 +29,13 @@ def store(tmp_path):
     store.close()
 
 
+def test_an_index_that_a_caller_closed_is_opened_again(store):
+    store.client.close()
+    assert store.client.is_closed is False
+    store.add([node("ccc")])
+    assert ids(store) == ["a", "bb", "ccc"]
+
+
 @pytest.mark.parametrize(
     "made",
     [

@@ -192,7 +192,7 @@ class CompressedIndex(SummarizedIndex):
     def close(self) -> None:
         """Flush, if this is the writer, and let go of the files. What was committed is safe without it, too."""
         with self._change_lock:
-            if self._is_closed:
+            if self.is_closed:
                 return
             with ExitStack() as last:  # each of these happens, whatever the one before it ran into
                 if self._file_lock is not None:

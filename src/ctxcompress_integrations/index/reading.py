@@ -31,14 +31,18 @@ Where = Mapping[str, Any]
 
 
 class ReadableIndex:
-    """The reading half of ``CompressedIndex``. Threads may share it; embedding runs outside its lock."""
+    """The reading half of ``CompressedIndex``. Threads may share it; embedding runs outside its lock.
+
+    Attributes:
+        is_closed: whether it was, and can only be opened anew.
+    """
 
     def __init__(self, layout: Layout, embedder: object | None, *, is_read_only: bool, memory_map: bool) -> None:
         self._layout = layout
         self._lock = RLock()
         self._manifest = Manifest.read(layout)
         self._embedder = LazyEmbedder(self._manifest.embedder, embedder)
-        self._is_closed = False
+        self.is_closed = False
         self._store = PassageStore(layout.passages, is_read_only=is_read_only)
         self._live = LiveVectors(layout, self._store, memory_map=memory_map)
         try:
@@ -141,12 +145,12 @@ class ReadableIndex:
                 yield vectors
 
     def _check_open(self) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise ValueError(f"the index {self._layout.root} is closed: open it again with CompressedIndex.open")
 
     def _shut(self) -> None:
         with self._lock:
-            self._is_closed = True
+            self.is_closed = True
             self._store.close()
 
     def _search(self, queries: NDArray[np.float32], k: int, where: Where | None) -> list[list[Passage]]:

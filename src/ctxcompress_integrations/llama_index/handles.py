@@ -11,7 +11,7 @@ from ctxcompress_integrations.index.layout import Layout
 
 
 class Handles:
-    """Open indexes by path and mode; each is opened on first use, by one thread.
+    """Open indexes by path and mode; each is opened on first use, by one thread, and anew when a caller has closed it.
 
     Copies share it, so that they change an index through one handle; a pickle carries nothing, and opens again.
     """
@@ -28,9 +28,13 @@ class Handles:
             IndexLockedError: another handle, of this process or another, is open for writing.
         """
         with self._lock:
-            if (path, read_only) not in self._open and (read_only or Layout(Path(path)).manifest.exists()):
-                self._open[path, read_only] = CompressedIndex.open(path, read_only=read_only)
-            return self._open.get((path, read_only))
+            found = self._open.get((path, read_only))
+            if found is not None and not found.is_closed:
+                return found
+            if not read_only and not Layout(Path(path)).manifest.exists():
+                return None
+            self._open[path, read_only] = CompressedIndex.open(path, read_only=read_only)
+            return self._open[path, read_only]
 
     def find_or_make(self, path: str, *, read_only: bool, dimension: int) -> CompressedIndex:
         """The index, open; a new one for vectors of ``dimension`` where there is none. Errors as for :meth:`find`."""
