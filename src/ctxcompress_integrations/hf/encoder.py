@@ -55,13 +55,12 @@ class TextEncoder:
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
         """Unit vectors of the tokens of each text; texts longer than ``max_tokens`` are the caller's to cut."""
-        read, before, after = self.reader.read(texts, self.max_tokens + SLACK), self.reader.first, self.reader.last
-        sequences = [[*before, *text.ids.tolist(), *after] for text in read]
+        read, before = self.reader.read(texts, self.max_tokens + SLACK), len(self.reader.first)
         found: dict[int, TokenVectors] = {}
-        for indices, states in self._forward(sequences):
+        for indices, states in self._forward([self.reader.framed(text.ids.tolist()) for text in read]):
             unit = torch.nn.functional.normalize(states, dim=-1).cpu()
             for i, vectors in zip(indices, unit, strict=True):
-                inside = slice(len(before), len(before) + len(read[i].ids))
+                inside = slice(before, before + len(read[i].ids))
                 found[i] = TokenVectors(read[i].offsets, vectors[inside].clone())
         return [found[i] for i in range(len(texts))]
 
@@ -118,15 +117,14 @@ class UntrainedEncoder(TextEncoder):
         self.card: dict[str, Any] = {}
         self.max_query_tokens = self.max_tokens
 
-    def encode(
-        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
-    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
-        """Vectors of each query's tokens with equal weights, and of each passage's; special tokens are left out and
-        titles are not read.
-        """
-        found = [tokens.vectors for tokens in self.token_vectors(queries)]
-        asked = [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
-        return asked, self.token_vectors(texts)
+    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
+        """Vectors of each query's tokens, special tokens left out, with equal weights."""
+        found = [tokens.vectors for tokens in self.token_vectors(texts)]
+        return [QueryVectors(vectors, torch.full((len(vectors),), 1 / max(1, len(vectors)))) for vectors in found]
+
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
+        """Vectors of each passage's tokens, special tokens left out; titles are not read."""
+        return self.token_vectors(texts)
 
 
 class SentenceEmbedder:

@@ -54,7 +54,11 @@ class TokenReader:
 
     def sequences(self, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
         """Ids of each text between the special tokens, at most ``max_tokens`` together."""
-        return [[*self.first, *found.ids.tolist(), *self.last] for found in self.read(texts, max_tokens)]
+        return [self.framed(found.ids.tolist()) for found in self.read(texts, max_tokens)]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Ids between the special tokens."""
+        return [*self.first, *ids, *self.last]
 
     def count(self, text: str) -> int:
         """Tokens of a text, without special tokens."""

@@ -47,34 +47,34 @@ class TrainedEncoder:
         self.reader = token_reader(tokenizer)
         self._lock = threading.Lock()  # threads queue here instead of fighting for the cores
 
-    def encode(
-        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
-    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
-        """Vectors and weights of each query's tokens, special tokens included; unit vectors of each passage's tokens,
-        of its title's, and of the whole. All on the CPU.
+    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]:
+        """Vectors and weights of each query's tokens, special tokens included, on the CPU; queries are cut at
+        ``max_query_tokens``.
+        """
+        states = self._states(self.reader.sequences(texts, self.max_query_tokens))
+        with torch.no_grad():
+            found = [self.model.query_vectors(of_query) for of_query in states]
+        return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found]
+
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]:
+        """Unit vectors of each passage's tokens, of its title's, and of the whole, on the CPU.
 
         Args:
-            queries: cut at ``max_query_tokens``.
             texts: the caller cuts those longer than ``max_tokens``.
             titles: read before each text, cut at ``TITLE_TOKENS``; "" for none.
         """
-        asked = self.reader.sequences(queries, self.max_query_tokens)
         read, headings = self.reader.read(texts, self.max_tokens + SLACK), title_ids(self.reader, titles)
-        first, last = self.reader.first, self.reader.last
-        both = zip(read, headings, strict=True)
-        sequences = [*asked, *([*first, *heading, *text.ids.tolist(), *last] for text, heading in both)]
-        states = self._states(sequences)
-        of_queries, of_passages = states[: len(asked)], states[len(asked) :]
-        inside = slice(len(first), -len(last) or None)
+        both = zip(headings, read, strict=True)
+        states = self._states([self.reader.framed([*heading, *text.ids.tolist()]) for heading, text in both])
+        inside = slice(len(self.reader.first), -len(self.reader.last) or None)
         with torch.no_grad():
-            found = [self.model.query_vectors(states) for states in of_queries]
-            vectors = _on_cpu([self.model.passage_vectors(states[inside]) for states in of_passages])
-            pooled = _on_cpu([mean_vector(states)[None] for states in of_passages])
-        passages = []
+            vectors = _on_cpu([self.model.passage_vectors(of_passage[inside]) for of_passage in states])
+            pooled = _on_cpu([mean_vector(of_passage)[None] for of_passage in states])
+        found = []
         for text, heading, of_tokens, whole in zip(read, headings, vectors, pooled, strict=True):
             of_title, of_text = torch.split(of_tokens, [len(heading), len(text.ids)])
-            passages.append(TokenVectors(text.offsets, of_text, of_title, whole[0]))
-        return [QueryVectors(*(part.cpu() for part in q if part is not None)) for q in found], passages
+            found.append(TokenVectors(text.offsets, of_text, of_title, whole[0]))
+        return found
 
     def _states(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """Last hidden states ``[n, d]`` of each sequence."""

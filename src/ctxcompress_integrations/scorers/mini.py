@@ -60,9 +60,9 @@ class TokenEncoder(Protocol):
     card: dict[str, Any]
     reader: TokenReader
 
-    def encode(
-        self, queries: Sequence[str], texts: Sequence[str], titles: Sequence[str]
-    ) -> tuple[list[QueryVectors], list[TokenVectors]]: ...
+    def query_vectors(self, texts: Sequence[str]) -> list[QueryVectors]: ...
+
+    def passage_vectors(self, texts: Sequence[str], titles: Sequence[str]) -> list[TokenVectors]: ...
 
 
 class Mini(PairScorer):
@@ -150,25 +150,23 @@ class Mini(PairScorer):
             for cut in self._cuts(well_formed(text), room)
         ]
         for at in range(0, len(pieces), 64):
-            self._vectors([], pieces[at : at + 64])
+            self._vectors(pieces[at : at + 64])
 
     def _score_batch(self, windows: Sequence[Window]) -> list[Relevance]:
         queries = list(dict.fromkeys(window.query for window in windows))
-        asked, passages = self._vectors(queries, [(window.title, window.text) for window in windows])
-        query_of = dict(zip(queries, asked, strict=True))
+        query_of = dict(zip(queries, self.encoder.query_vectors(queries), strict=True))
+        passages = self._vectors([(window.title, window.text) for window in windows])
         return [_relevance(query_of[window.query], passage) for window, passage in zip(windows, passages, strict=True)]
 
-    def _vectors(
-        self, queries: Sequence[str], pieces: Sequence[_Piece]
-    ) -> tuple[list[QueryVectors], list[TokenVectors]]:
+    def _vectors(self, pieces: Sequence[_Piece]) -> list[TokenVectors]:
         found = {piece: self._passages.get(piece) for piece in pieces}
         missing = [piece for piece, vectors in found.items() if vectors is None]
-        texts, titles = [text for _, text in missing], [title for title, _ in missing]
-        asked, encoded = self.encoder.encode(queries, texts, titles)
-        for piece, fresh in zip(missing, encoded, strict=True):
-            found[piece] = fresh
-            self._passages.put(piece, fresh)
-        return asked, [vectors for piece in pieces if (vectors := found[piece]) is not None]
+        if missing:
+            titles, texts = zip(*missing, strict=True)
+            for piece, fresh in zip(missing, self.encoder.passage_vectors(texts, titles), strict=True):
+                found[piece] = fresh
+                self._passages.put(piece, fresh)
+        return [vectors for piece in pieces if (vectors := found[piece]) is not None]
 
     def _fits(self, text: str, room: int) -> bool:
         # words are remembered, and budgets count them anyway

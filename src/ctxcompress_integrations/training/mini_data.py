@@ -218,8 +218,6 @@ def _clusters(
 
 def training_passages(found: Sequence[Passage], tokenizer: Any) -> list[TrainingPassage]:
     """Passages cut at ``MAX_TOKENS``, with the sentence of each token."""
-    if not found:
-        return []
     texts = [well_formed(passage.text) for passage in found]
     reader = TokenReader(tokenizer)
     titles = title_ids(reader, [well_formed(passage.title) for passage in found])
@@ -233,7 +231,7 @@ def training_passages(found: Sequence[Passage], tokenizer: Any) -> list[Training
             TrainingPassage(
                 text,
                 title,
-                [*reader.first, *ids.tolist(), *reader.last],
+                reader.framed(ids.tolist()),
                 before,
                 [*[-1] * before, *sentence, *[-1] * after],
                 [*[0] * before, *starts, *[0] * after],

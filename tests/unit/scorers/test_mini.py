@@ -238,11 +238,11 @@ def test_a_title_is_read_and_never_kept(trained_encoder):
 
 def test_kept_passages_are_not_encoded_again(trained_encoder, monkeypatch):
     scorer, encoded = Mini(trained_encoder), []
-    original = trained_encoder.encode
+    original = trained_encoder.passage_vectors
     monkeypatch.setattr(
         trained_encoder,
-        "encode",
-        lambda queries, texts, titles: encoded.append(sorted(texts)) or original(queries, texts, titles),
+        "passage_vectors",
+        lambda texts, titles: encoded.append(sorted(texts)) or original(texts, titles),
     )
     scorer.score([ScoreRequest(TEXTS[:2], QUERY)])
     scorer.score([ScoreRequest(TEXTS[:3], "Another question?")])
@@ -272,9 +272,9 @@ def test_threshold_auto_is_the_calibrated_one(trained_encoder):
 
 def test_padded_blocks_of_a_gpu_equal_the_unpadded_ones(trained_encoder, monkeypatch):
     titles = ["A title", "", "", "塔"]
-    _, plain = trained_encoder.encode([], TEXTS, titles)
+    plain = trained_encoder.passage_vectors(TEXTS, titles)
     monkeypatch.setattr(trained_module, "pack", lambda lengths, step: pack(lengths, step=16))
-    for a, b in zip(plain, trained_encoder.encode([], TEXTS, titles)[1], strict=True):
+    for a, b in zip(plain, trained_encoder.passage_vectors(TEXTS, titles), strict=True):
         for part in ("vectors", "title", "pooled"):
             torch.testing.assert_close(getattr(a, part), getattr(b, part), atol=1e-5, rtol=0)
 
@@ -285,14 +285,14 @@ def test_texts_are_laid_by_length_and_queries_are_cut(trained_encoder, monkeypat
         trained_module, "pack", lambda *given, **how: blocks.extend(found := pack(*given, **how)) or found
     )
     texts = [TEXTS[0], "Kurz.", TEXTS[1], "Kurz!", TEXTS[0]]
-    _, passages = trained_encoder.encode([], texts, ["a title", *[""] * 4])
+    passages = trained_encoder.passage_vectors(texts, ["a title", *[""] * 4])
     assert blocks
     assert all(block.first is not None for block in blocks)
     for text, passage in zip(texts[1:], passages[1:], strict=True):
-        alone = trained_encoder.encode([], [text], [""])[1][0]
+        alone = trained_encoder.passage_vectors([text], [""])[0]
         torch.testing.assert_close(passage.vectors, alone.vectors, atol=1e-5, rtol=0)
     monkeypatch.setattr(trained_encoder, "max_query_tokens", 8)
-    (long,), _ = trained_encoder.encode(["word " * 50], [], [])
+    (long,) = trained_encoder.query_vectors(["word " * 50])
     assert len(long.vectors) == 8
 
 
@@ -301,7 +301,7 @@ def test_tokenizers_without_special_tokens_may_find_nothing_in_a_text(trained_en
     relevance = Mini(trained_encoder).score([ScoreRequest(["", TEXTS[0], ""], QUERY), ScoreRequest([TEXTS[0]], "")])
     assert [len(found.scores) for found in relevance[0]][::2] == [0, 0]
     assert all(np.isfinite(found.rows).all() for request in relevance for found in request)
-    _, (nothing, _) = trained_encoder.encode([], ["", TEXTS[0]], ["", ""])
+    nothing, _ = trained_encoder.passage_vectors(["", TEXTS[0]], ["", ""])
     assert not nothing.pooled.any()
 
 
@@ -376,5 +376,5 @@ def test_the_fast_form_ships_is_thinner_and_keeps_what_the_whole_one_keeps():
     passages = [Passage("a", TEXTS[0]), Passage("b", "Bananas are yellow. " * 12), Passage("c", "Paris has bridges.")]
     assert "330 metres" in fast.compress(passages, QUERY).text
     assert fast.scorer.thresholds.keys() == whole.scorer.thresholds.keys()
-    vectors = [found.scorer.encoder.encode([], [TEXTS[0]], [""])[1][0].vectors for found in (whole, fast)]
+    vectors = [found.scorer.encoder.passage_vectors([TEXTS[0]], [""])[0].vectors for found in (whole, fast)]
     assert float((vectors[0] * vectors[1]).sum(dim=-1).mean()) > 0.8
